@@ -1,0 +1,1 @@
+"""lookups: see README.md."""

@@ -1,0 +1,185 @@
+"""What a plugin author writes against: Processor, Context, and the verdicts.
+
+A processor sees a Message and returns a Verdict that carries edits. It never touches a
+file and reaches the outside only through its Context; a crash in it can lose nothing.
+
+Diagnostics: a processor may raise TemporaryError (the message is deferred) and
+PermanentError (held); anything else is wrapped at the engine's one boundary, and
+``on_error`` decides. A constructor raises ConfigError for a configuration that can't work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
+
+from msgspec import Struct
+from structlog.typing import FilteringBoundLogger
+
+from ..lookups.dns import Resolver
+from ..spool.message import Message
+from .edits import Edit
+from .results import AuthResult
+
+
+class Phase(IntEnum):
+    """Where in a pipeline a processor may stand; an order that goes back is refused at load."""
+
+    VERIFY = 1
+    MODIFY = 2
+    SIGN = 3
+    SEAL = 4
+
+
+class Proceed(Struct, frozen=True, kw_only=True, tag="proceed"):
+    """Go on with the next processor, after these edits."""
+
+    edits: tuple[Edit, ...] = ()
+    results: tuple[AuthResult, ...] = ()
+    reason: str = ""
+
+
+class Freeze(Struct, frozen=True, kw_only=True, tag="freeze"):
+    """Go on, but requeue frozen: Exim's own quarantine."""
+
+    reason: str
+    edits: tuple[Edit, ...] = ()
+
+
+class Discard(Struct, frozen=True, kw_only=True, tag="discard"):
+    """Drop the message: nothing is requeued, nobody is told."""
+
+    reason: str
+
+
+class Defer(Struct, frozen=True, kw_only=True, tag="defer"):
+    """Try the whole message again later; retry_after in seconds, None for the engine's backoff."""
+
+    reason: str
+    retry_after: float | None = None
+
+
+class Hold(Struct, frozen=True, kw_only=True, tag="hold"):
+    """Keep the untouched original in ``held/`` until somebody releases or drops it."""
+
+    reason: str
+
+
+class Bounce(Struct, frozen=True, kw_only=True, tag="bounce"):
+    """Return a DSN to the sender (RFC 3464); held instead where that would be backscatter."""
+
+    reason: str
+    status: str = "5.7.1"
+
+
+class Part(Struct, frozen=True):
+    """Some recipients of a split message, with edits for them only."""
+
+    recipients: tuple[bytes, ...]
+    edits: tuple[Edit, ...] = ()
+
+
+class Split(Struct, frozen=True, kw_only=True, tag="split"):
+    """Divide the message: each part runs the remaining processors as its own message.
+
+    The first part keeps the id; recipients that no part names stay with the first.
+    """
+
+    parts: tuple[Part, ...]
+    reason: str = ""
+
+
+Verdict = Proceed | Freeze | Discard | Defer | Hold | Bounce | Split
+
+
+def proceed(*edits: Edit, results: tuple[AuthResult, ...] = (), reason: str = "") -> Proceed:
+    """Go on, with edits and results for the processors after this one."""
+    return Proceed(edits=edits, results=results, reason=reason)
+
+
+def freeze(reason: str, *edits: Edit) -> Freeze:
+    """Go on, and requeue frozen."""
+    return Freeze(reason=reason, edits=edits)
+
+
+def discard(reason: str) -> Discard:
+    """Drop the message."""
+    return Discard(reason=reason)
+
+
+def defer(reason: str, retry_after: float | None = None) -> Defer:
+    """Try again later, after retry_after seconds where given."""
+    return Defer(reason=reason, retry_after=retry_after)
+
+
+def hold(reason: str) -> Hold:
+    """Keep the original in ``held/``."""
+    return Hold(reason=reason)
+
+
+def bounce(reason: str, status: str = "5.7.1") -> Bounce:
+    """Return the message to its sender; status is the enhanced code (RFC 3463)."""
+    return Bounce(reason=reason, status=status)
+
+
+def split(*parts: Part, reason: str = "") -> Split:
+    """Divide the message by recipients."""
+    return Split(parts=parts, reason=reason)
+
+
+class ProcessorConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of a processor's ``config`` table; unknown keys are refused."""
+
+
+Config = TypeVar("Config", bound=ProcessorConfig)
+
+
+class Context(Struct, frozen=True, kw_only=True):
+    """The outside, as a processor may reach it, for one message.
+
+    now is Unix time, taken once per message; deadline a time.monotonic() value by which
+    process() has to return; attempt counts from 1. results are those of the processors
+    before this one, in order. effect() declares something to run after the message is
+    requeued: at least once, with a key by which a repeat is recognised.
+    """
+
+    hostname: str
+    authserv_id: str
+    resolver: Resolver
+    log: FilteringBoundLogger
+    now: float
+    deadline: float
+    attempt: int = 1
+    results: tuple[AuthResult, ...] = ()
+
+
+class Processor(Generic[Config]):
+    """Base of every processor. One instance per worker, shared by its threads.
+
+    phase says where it may stand. config_type is found from ``Processor[MyConfig]``.
+    """
+
+    phase: ClassVar[Phase | str] = Phase.MODIFY
+    config_type: ClassVar[type[ProcessorConfig]] = ProcessorConfig
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in getattr(cls, "__orig_bases__", ()):
+            origin = get_origin(base)
+            if isinstance(origin, type) and issubclass(origin, Processor):
+                (argument,) = get_args(base)
+                if isinstance(argument, type) and issubclass(argument, ProcessorConfig):
+                    cls.config_type = argument
+        if isinstance(cls.phase, str):
+            cls.phase = Phase[cls.phase.upper()]
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def process(self, message: Message, context: Context) -> Verdict:
+        """Look at message and say what shall happen. See the module's Diagnostics for what may be raised."""
+        raise NotImplementedError
+
+
+ProcessorFactory = Callable[[Any], Processor[Any]]

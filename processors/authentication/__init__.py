@@ -1,0 +1,1 @@
+"""processors/authentication: see README.md."""

@@ -1,0 +1,1 @@
+"""requeue: see README.md."""

@@ -1,0 +1,1 @@
+"""respool: the public names for plugin authors."""

@@ -1,0 +1,1 @@
+"""sidecar/cli: see README.md."""

@@ -1,0 +1,101 @@
+"""Bodies, read in chunks: never mapped, never whole in memory.
+
+A mapping of a file that somebody truncates is SIGBUS, and mapped pages count as memory;
+pread is neither.
+
+Diagnostics: OSError from the file goes to the caller, who defers the message.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+CHUNK_SIZE: Final = 256 * 1024
+
+
+class Body(Protocol):
+    """The body of a message, without the first line of ``-D``.
+
+    wireformat says which line end chunks() yields: CRLF if true, LF if not.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body as stored."""
+        ...
+
+    @property
+    def wireformat(self) -> bool:
+        """True for CRLF line ends."""
+        ...
+
+    def chunks(self) -> Iterator[bytes]:
+        """The stored bytes, in pieces of at most CHUNK_SIZE; may be called any number of times."""
+        ...
+
+
+class FileBody:
+    """A body in an open ``-D`` file, from offset to its end.
+
+    The descriptor stays the caller's: it is neither closed nor locked here, and its
+    file position is not used.
+    """
+
+    def __init__(self, descriptor: int, offset: int, *, wireformat: bool) -> None:
+        self._descriptor = descriptor
+        self._offset = offset
+        self.wireformat = wireformat
+        self.size = max(0, os.fstat(descriptor).st_size - offset)
+
+    def chunks(self) -> Iterator[bytes]:
+        """See Body. What is appended after construction is not read."""
+        position, end = self._offset, self._offset + self.size
+        while position < end:
+            chunk = os.pread(self._descriptor, min(CHUNK_SIZE, end - position), position)
+            if not chunk:
+                return
+            position += len(chunk)
+            yield chunk
+
+
+class BytesBody:
+    """A body held in memory: a replaced one, a notice, a test's."""
+
+    def __init__(self, content: bytes, *, wireformat: bool = False) -> None:
+        self._content = content
+        self.wireformat = wireformat
+        self.size = len(content)
+
+    def chunks(self) -> Iterator[bytes]:
+        """See Body."""
+        for start in range(0, len(self._content), CHUNK_SIZE):
+            yield self._content[start : start + CHUNK_SIZE]
+
+
+def wire_chunks(body: Body) -> Iterator[bytes]:
+    """The body with CRLF line ends, as it goes over SMTP (before dot-stuffing).
+
+    A local-format body never holds CRLF as a line end: each LF becomes CRLF. A CR that
+    stands before LF in a local body is content Exim received so and is sent so.
+    """
+    if body.wireformat:
+        yield from body.chunks()
+        return
+    for chunk in body.chunks():
+        yield chunk.replace(b"\n", b"\r\n")
+
+
+def local_chunks(body: Body) -> Iterator[bytes]:
+    """The body with LF line ends, as in a local-format ``-D``."""
+    if not body.wireformat:
+        yield from body.chunks()
+        return
+    held = b""
+    for chunk in body.chunks():
+        piece = held + chunk
+        held = b"\r" if piece.endswith(b"\r") else b""
+        yield piece.removesuffix(b"\r").replace(b"\r\n", b"\n") if held else piece.replace(b"\r\n", b"\n")
+    if held:
+        yield held

@@ -1,0 +1,54 @@
+"""A message: its envelope and its body, the value that everything else works on.
+
+Diagnostics: raises nothing of its own.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from .body import Body
+from .envelope import Envelope, Header, Recipient
+from .ids import MessageId
+
+
+class Message(Struct, frozen=True):
+    """What a processor sees. Editing makes a new value; the files stay as they are."""
+
+    envelope: Envelope
+    body: Body
+
+    @property
+    def id(self) -> MessageId:
+        """The Exim message id."""
+        return self.envelope.id
+
+    @property
+    def sender(self) -> bytes:
+        """The envelope sender; empty for a bounce."""
+        return self.envelope.sender
+
+    @property
+    def headers(self) -> tuple[Header, ...]:
+        """All header records, ``*`` ones included; see header_fields() for those that are sent."""
+        return self.envelope.headers
+
+    @property
+    def sent_headers(self) -> tuple[Header, ...]:
+        """The header fields that are transmitted, top to bottom."""
+        return tuple(header for header in self.envelope.headers if header.flag != "*")
+
+    @property
+    def undelivered(self) -> tuple[Recipient, ...]:
+        """Recipients that still have to get the message: the list minus the tree (spool_in.c).
+
+        The tree may hold the address as given or with its domain in lower case.
+        """
+        done = self.envelope.non_recipients
+        return tuple(r for r in self.envelope.recipients if r.address not in done and unique_form(r.address) not in done)
+
+
+def unique_form(address: bytes) -> bytes:
+    """The address with its domain in lower case: how Exim's tree and journal name it (deliver.c)."""
+    local, at, domain = address.rpartition(b"@")
+    return local + at + domain.lower() if at else address
