@@ -16,7 +16,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from .directive import LONGEST_LINE, Directive
+from .directive import Directive
 from .directive_values import DirectiveValues
 from .ids import MessageId
 
@@ -68,9 +68,7 @@ class Recipient(Struct, frozen=True, kw_only=True, gc=False):
         raw = b"%b %b %d,%d %b %d,%d#3\n" % (
             address, orcpt, len(orcpt), dsn_flags, errors_to, len(errors_to), parent,
         )  # fmt: skip
-        return cls(
-            address=address, orcpt=orcpt, dsn_flags=dsn_flags, errors_to=errors_to, parent=parent, raw=raw
-        )
+        return cls(address=address, orcpt=orcpt, dsn_flags=dsn_flags, errors_to=errors_to, parent=parent, raw=raw)
 
 
 class Header(Struct, frozen=True, gc=False):
