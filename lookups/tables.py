@@ -178,9 +178,7 @@ class LmdbTable:
             with _lock:
                 value = handle.current(self.check_seconds).read(key)
         except (lmdb.Error, OSError) as error:
-            with _lock:
-                handle.release()  # the next lookup starts from the file
-            raise TableError(self.path, _reason(self.path, error)) from error
+            raise self._trouble(error) from error
         if value is None:
             return None
         end = value.find(b"\0")
@@ -202,21 +200,30 @@ class LmdbTable:
         """Yield every key and its stored bytes, NUL and all, in key order. Raises TableError.
 
         Read in steps of a thousand, so that no transaction stays open between them: a
-        table that is rewritten in place meanwhile shows a mixture.
+        table that is rewritten in place meanwhile shows a mixture, one that is replaced
+        raises.
         """
         after: bytes | None = None
+        identity: tuple[int, int] | None = None
         while True:
             try:
                 with _lock:
-                    page = self._handle.current(self.check_seconds).page(after)
+                    environment = self._handle.current(self.check_seconds)
+                    page = environment.page(after)
             except (lmdb.Error, OSError) as error:
-                with _lock:
-                    self._handle.release()
-                raise TableError(self.path, _reason(self.path, error)) from error
+                raise self._trouble(error) from error
+            if identity not in (None, environment.identity):
+                raise TableError(self.path, "replaced while it was read")
+            identity = environment.identity
             yield from page
             if not page:
                 return
             after = page[-1][0]
+
+    def _trouble(self, error: lmdb.Error | OSError) -> TableError:
+        with _lock:
+            self._handle.release()  # the next lookup starts from the file
+        return TableError(self.path, _reason(self.path, error))
 
     def close(self) -> None:
         """Close the file for everybody in this process; the next lookup opens it again."""
