@@ -262,7 +262,7 @@ class Envelope(DirectiveValues):
         return recipient.address in done or unique_form(recipient.address) in done
 
     def message_size(self, body_size: int) -> int:
-        """$message_size: bytes of the sent fields and of the body as stored, and one for the line between (deliver.c)."""
+        """$message_size: bytes of the sent fields and the stored body, and one for the line between (deliver.c)."""
         return sum(len(header.raw) for header in self.headers if header.is_sent) + body_size + 1
 
     def replace(self, **changes: Unpack[EnvelopeFields]) -> Envelope:
