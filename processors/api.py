@@ -10,8 +10,7 @@ PermanentError (held); anything else is wrapped at the engine's one boundary, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from enum import IntEnum
+from enum import StrEnum
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
 from msgspec import Struct
@@ -23,13 +22,18 @@ from .edits import Edit
 from .results import AuthResult
 
 
-class Phase(IntEnum):
-    """Where in a pipeline a processor may stand; an order that goes back is refused at load."""
+class Phase(StrEnum):
+    """Where in a pipeline a processor may stand, in order; one that goes back is refused at load."""
 
-    VERIFY = 1
-    MODIFY = 2
-    SIGN = 3
-    SEAL = 4
+    VERIFY = "verify"
+    MODIFY = "modify"
+    SIGN = "sign"
+    SEAL = "seal"
+
+    @property
+    def rank(self) -> int:
+        """The place in the order, from 0."""
+        return tuple(Phase).index(self)
 
 
 class Proceed(Struct, frozen=True, kw_only=True, tag="proceed"):
@@ -66,13 +70,6 @@ class Hold(Struct, frozen=True, kw_only=True, tag="hold"):
     reason: str
 
 
-class Bounce(Struct, frozen=True, kw_only=True, tag="bounce"):
-    """Return a DSN to the sender (RFC 3464); held instead where that would be backscatter."""
-
-    reason: str
-    status: str = "5.7.1"
-
-
 class Part(Struct, frozen=True):
     """Some recipients of a split message, with edits for them only."""
 
@@ -90,7 +87,7 @@ class Split(Struct, frozen=True, kw_only=True, tag="split"):
     reason: str = ""
 
 
-Verdict = Proceed | Freeze | Discard | Defer | Hold | Bounce | Split
+Verdict = Proceed | Freeze | Discard | Defer | Hold | Split
 
 
 def proceed(*edits: Edit, results: tuple[AuthResult, ...] = (), reason: str = "") -> Proceed:
@@ -118,11 +115,6 @@ def hold(reason: str) -> Hold:
     return Hold(reason=reason)
 
 
-def bounce(reason: str, status: str = "5.7.1") -> Bounce:
-    """Return the message to its sender; status is the enhanced code (RFC 3463)."""
-    return Bounce(reason=reason, status=status)
-
-
 def split(*parts: Part, reason: str = "") -> Split:
     """Divide the message by recipients."""
     return Split(parts=parts, reason=reason)
@@ -140,8 +132,7 @@ class Context(Struct, frozen=True, kw_only=True):
 
     now is Unix time, taken once per message; deadline a time.monotonic() value by which
     process() has to return; attempt counts from 1. results are those of the processors
-    before this one, in order. effect() declares something to run after the message is
-    requeued: at least once, with a key by which a repeat is recognised.
+    before this one, in order.
     """
 
     hostname: str
@@ -171,8 +162,7 @@ class Processor(Generic[Config]):
                 (argument,) = get_args(base)
                 if isinstance(argument, type) and issubclass(argument, ProcessorConfig):
                     cls.config_type = argument
-        if isinstance(cls.phase, str):
-            cls.phase = Phase[cls.phase.upper()]
+        cls.phase = Phase(cls.phase)
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -180,6 +170,3 @@ class Processor(Generic[Config]):
     def process(self, message: Message, context: Context) -> Verdict:
         """Look at message and say what shall happen. See the module's Diagnostics for what may be raised."""
         raise NotImplementedError
-
-
-ProcessorFactory = Callable[[Any], Processor[Any]]
