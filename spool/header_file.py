@@ -87,15 +87,15 @@ def parse_header_file(data: bytes, *, file: str) -> Envelope:
         raise text.wrong(data.index(b"\0"), "no NUL")
     common = _COMMON_ENVELOPE.match(data)
     if common is None or common.end() > LONGEST_FIXED_LINE:
-        return _parse_any(text)
+        return parse_any(text)
     id_text, login, uid, gid, sender, seconds, warnings, directives, count, recipients = common.groups()
     if recipients.count(b"\n") != int(count):
-        return _parse_any(text)
+        return parse_any(text)
     text.directives_at, text.recipients_at, text.headers_at = common.start(8), common.start(10), common.end()
     if b"acl" in directives:
         for length, value in _VARIABLE.findall(data, text.directives_at - 1, text.recipients_at):
             if int(length) != len(value):
-                return _parse_any(text)
+                return parse_any(text)
     verify_headers(text, text.headers_at)
     return Envelope.unread(
         id=str.__new__(MessageId, id_text, "ascii"),  # the expression has checked its shape
@@ -129,8 +129,8 @@ class _UnreadSections(SpoolText):
         return read_headers(self, self.headers_at)
 
 
-def _parse_any(text: SpoolText) -> Envelope:
-    """The exact reader, step by step as Exim's."""
+def parse_any(text: SpoolText) -> Envelope:
+    """The exact reader, step by step as Exim's; parse_header_file() gives the same, sooner."""
     fixed, position = _read_fixed_lines(text)
     directives, position = _read_directives(text, position)
     tree, position = _read_tree(text, position)
