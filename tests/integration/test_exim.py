@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from .conftest import EximFactory
-from .exim import Exim
+from .exim import EXIM, Exim
 from .smtp_client import SmtpRefusedError
 from .smtp_sink import SmtpSink
 
@@ -161,7 +161,7 @@ def test_exim_takes_the_lock_while_it_delivers(exim: Exim) -> None:
         exim.configuration.write_text(text)
         message_id = exim.receive(MESSAGE, recipients=["a@remote.example"])
         with subprocess.Popen(
-            ["/usr/sbin/exim4", "-C", str(exim.configuration), "-M", message_id], start_new_session=True
+            [EXIM, "-C", str(exim.configuration), "-M", message_id], start_new_session=True
         ) as delivery:
             connection, _ = silent.accept()
             data = os.open(exim.spool_file(message_id, "-D"), os.O_RDWR)
