@@ -283,7 +283,9 @@ check_log_inodes = 0
 tls_advertise_hosts =
 chunking_advertise_hosts = *
 dsn_advertise_hosts = *
+.ifdef _HAVE_I18N
 smtputf8_advertise_hosts = *
+.endif
 auth_advertise_hosts = *
 log_selector = +pid +queue_run +smtp_confirmation +received_recipients
 acl_smtp_connect = accept_undisturbed
@@ -353,7 +355,9 @@ remote:
   allow_localhost
   hosts_avoid_tls = *
   hosts_try_chunking = {chunking}
+.ifdef _HAVE_DANE
   hosts_try_dane =
+.endif
   hosts_try_fastopen =
 {"".join(self.mailbox_transport(name) for name in ("inbox", "routed", "quarantine"))}
 begin retry
@@ -505,6 +509,10 @@ plain:
             time.sleep(0.05)
 
     # -- what Exim says
+
+    def has(self, feature: str) -> bool:
+        """Whether this Exim is built with a feature (``SPF``, ``I18N``, ``DANE``), by its own macros."""
+        return f"_HAVE_{feature}=y" in self.command("-bP", "macros").split()
 
     def log(self) -> str:
         """The main log so far."""
