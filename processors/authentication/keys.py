@@ -135,7 +135,7 @@ def _load_public_key(key_type: KeyType, data: bytes) -> tuple[RSAPublicKey | Ed2
     except TypeError as error:
         raise ValueError("no public key") from error
     if not isinstance(key, RSAPublicKey):
-        raise ValueError("no RSA key")
+        raise UnsupportedAlgorithm("no RSA key")
     numbers: RSAPublicNumbers = key.public_numbers()
     if numbers.e.bit_length() > _MAX_RSA_EXPONENT_BITS:
         raise ValueError("the exponent is too large")
