@@ -103,7 +103,9 @@ class Recipient(Struct, frozen=True, kw_only=True):
         raw = b"%b %b %d,%d %b %d,%d#3\n" % (
             address, orcpt, len(orcpt), dsn_flags, errors_to, len(errors_to), parent,
         )  # fmt: skip
-        return cls(address=address, orcpt=orcpt, dsn_flags=dsn_flags, errors_to=errors_to, parent=parent, raw=raw)
+        return cls(
+            address=address, orcpt=orcpt, dsn_flags=dsn_flags, errors_to=errors_to, parent=parent, raw=raw
+        )
 
 
 class Header(Struct, frozen=True, kw_only=True):

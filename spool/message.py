@@ -45,9 +45,7 @@ class Message(Struct, frozen=True):
         The tree may hold the address as given or with its domain in lower case.
         """
         done = self.envelope.non_recipients
-        return tuple(
-            r for r in self.envelope.recipients if r.address not in done and unique_form(r.address) not in done
-        )
+        return tuple(r for r in self.envelope.recipients if r.address not in done and unique_form(r.address) not in done)
 
 
 def unique_form(address: bytes) -> bytes:

@@ -80,8 +80,20 @@ def evaluate_spf(
     """
     if mail_from:
         local, _, domain = mail_from.rpartition(b"@")
-        return _evaluate(client_ip, domain, local or b"postmaster", "mailfrom", helo, resolver, deadline, now, receiver)
-    return _evaluate(client_ip, helo, b"postmaster", "helo", helo, resolver, deadline, now, receiver)
+        local = local or b"postmaster"  # RFC 7208 4.3
+    else:
+        local, domain = b"postmaster", helo
+    return _evaluate(
+        domain,
+        "mailfrom" if mail_from else "helo",
+        local=local,
+        client_ip=client_ip,
+        helo=helo,
+        resolver=resolver,
+        deadline=deadline,
+        now=now,
+        receiver=receiver,
+    )
 
 
 def evaluate_spf_helo(
@@ -94,14 +106,17 @@ def evaluate_spf_helo(
     receiver: str = "unknown",
 ) -> SpfResult:
     """SPF of the HELO identity alone (RFC 7208 2.3)."""
-    return _evaluate(client_ip, helo, b"postmaster", "helo", helo, resolver, deadline, now, receiver)
+    return evaluate_spf(
+        client_ip=client_ip, helo=helo, mail_from=b"", resolver=resolver, deadline=deadline, now=now, receiver=receiver
+    )
 
 
 def _evaluate(
-    client_ip: str,
     raw_domain: bytes,
-    local: bytes,
     scope: Literal["mailfrom", "helo"],
+    *,
+    local: bytes,
+    client_ip: str,
     helo: bytes,
     resolver: Resolver,
     deadline: float | None,
@@ -119,7 +134,9 @@ def _evaluate(
     if isinstance(address, ipaddress.IPv6Address):
         # RFC 7208 5: an IPv4-mapped address is IPv4; a zone (%eth0) means nothing to DNS.
         address = address.ipv4_mapped or ipaddress.IPv6Address(int(address))
-    evaluation = _Evaluation(address, domain, local, helo, resolver, deadline, now, receiver)
+    evaluation = _Evaluation(
+        address, domain, local=local, helo=helo, resolver=resolver, deadline=deadline, now=now, receiver=receiver
+    )
     try:
         record = evaluation.record_of(domain)
         if record is None:
@@ -127,7 +144,7 @@ def _evaluate(
         result = evaluation.check(domain, record)
     except DnsTemporaryError as error:
         return spf_result(Result.TEMPERROR, domain=domain, scope=scope, reason=str(error))
-    except _PermanentFault as error:
+    except _PermanentError as error:
         return spf_result(Result.PERMERROR, domain=domain, scope=scope, reason=error.reason)
     return spf_result(
         result,
@@ -138,7 +155,7 @@ def _evaluate(
     )
 
 
-class _PermanentFault(Exception):
+class _PermanentError(Exception):
     """Ends an evaluation with permerror; never leaves _evaluate()."""
 
     def __init__(self, reason: str) -> None:
@@ -153,6 +170,7 @@ class _Evaluation:
         self,
         address: ipaddress.IPv4Address | ipaddress.IPv6Address,
         sender_domain: str,
+        *,
         local: bytes,
         helo: bytes,
         resolver: Resolver,
@@ -185,10 +203,10 @@ class _Evaluation:
         if not texts:
             return None
         if len(texts) > 1:
-            raise _PermanentFault(f"{domain} has {len(texts)} SPF records")
+            raise _PermanentError(f"{domain} has {len(texts)} SPF records")
         record = parse_record(texts[0])
         if isinstance(record, SpfRecordError):
-            raise _PermanentFault(f"SPF record of {domain}: {record}")
+            raise _PermanentError(f"SPF record of {domain}: {record}")
         return record
 
     def check(self, domain: str, record: SpfRecord, *, included: bool = False) -> Result:
@@ -208,7 +226,7 @@ class _Evaluation:
             domain = expand_domain(record.redirect, self).lower()
             target = self.record_of(domain) if domain else None
             if target is None:
-                raise _PermanentFault(f"redirect={record.redirect.text[:80]} leads to no SPF record")  # RFC 7208 6.1
+                raise _PermanentError(f"redirect={record.redirect.text[:80]} leads to no SPF record")  # RFC 7208 6.1
             record = target
 
     def _matches(self, mechanism: Mechanism, domain: str) -> bool:
@@ -235,14 +253,14 @@ class _Evaluation:
     def _include(self, target: str) -> bool:
         record = self.record_of(target) if target else None
         if record is None:
-            raise _PermanentFault(f"include:{target[:80]} has no SPF record")  # RFC 7208 5.2
+            raise _PermanentError(f"include:{target[:80]} has no SPF record")  # RFC 7208 5.2
         return self.check(target, record, included=True) is Result.PASS
 
     def _mail_exchangers(self, target: str, mechanism: Mechanism) -> bool:
         answer = self._counted(self._resolver.mail_exchangers(target, deadline=self._deadline))
         hosts = [exchanger.host for exchanger in answer.records if exchanger.host]
         if len(hosts) > MAX_NAMES:
-            raise _PermanentFault(f"{target} has more than {MAX_NAMES} MX hosts")  # RFC 7208 4.6.4
+            raise _PermanentError(f"{target} has more than {MAX_NAMES} MX hosts")  # RFC 7208 4.6.4
         return any(self._has_address(self._counted(self._addresses(host)), mechanism) for host in hosts)
 
     def _addresses(self, name: str) -> Answer[str]:
@@ -261,13 +279,13 @@ class _Evaluation:
     def _count_term(self) -> None:
         self._terms += 1
         if self._terms > MAX_DNS_TERMS:
-            raise _PermanentFault(f"more than {MAX_DNS_TERMS} terms that ask DNS")
+            raise _PermanentError(f"more than {MAX_DNS_TERMS} terms that ask DNS")
 
     def _counted(self, answer: Answer[_R]) -> Answer[_R]:
         if not answer.records:
             self._voids += 1
             if self._voids > MAX_VOID_LOOKUPS:
-                raise _PermanentFault(f"more than {MAX_VOID_LOOKUPS} void lookups")
+                raise _PermanentError(f"more than {MAX_VOID_LOOKUPS} void lookups")
         return answer
 
     # Macros (RFC 7208 7) ---------------------------------------------------------
