@@ -157,8 +157,8 @@ def _evaluate(
     record = discovery.record
     if record is None or not record.is_usable:
         reason = "" if record is None else f"unusable record at {discovery.domain}"
-        result = _outcome(author_domain, Result.NONE, "norecord", reason=reason)
-        return structs.replace(result, organizational_domain=discovery.organizational_domain)
+        nothing = _outcome(author_domain, Result.NONE, "norecord", reason=reason)
+        return structs.replace(nothing, organizational_domain=discovery.organizational_domain)
     try:
         exists = True
         if discovery.domain != author_domain and record.nonexistent_policy is not None:
