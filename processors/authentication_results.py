@@ -24,7 +24,7 @@ from .results import AuthResult
 FIELD_NAME = "Authentication-Results"
 
 
-class Config(ProcessorConfig):
+class Config(ProcessorConfig, frozen=True):
     """What the administrator may set."""
 
     strip: Annotated[
