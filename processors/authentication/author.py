@@ -192,6 +192,4 @@ def _without_route(tokens: list[_Token]) -> list[_Token]:
 
 def _is_dotted(tokens: list[_Token]) -> bool:
     """True if words that white space or comments part are joined by a dot (RFC 5322 4.4 obs-domain)."""
-    return all(
-        left.text.endswith(b".") != right.text.startswith(b".") for left, right in zip(tokens, tokens[1:], strict=False)
-    )
+    return all(left.text.endswith(b".") != right.text.startswith(b".") for left, right in pairwise(tokens))
