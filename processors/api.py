@@ -10,7 +10,6 @@ PermanentError (held); anything else is wrapped at the engine's one boundary, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
@@ -66,13 +65,6 @@ class Hold(Struct, frozen=True, kw_only=True, tag="hold"):
     reason: str
 
 
-class Bounce(Struct, frozen=True, kw_only=True, tag="bounce"):
-    """Return a DSN to the sender (RFC 3464); held instead where that would be backscatter."""
-
-    reason: str
-    status: str = "5.7.1"
-
-
 class Part(Struct, frozen=True):
     """Some recipients of a split message, with edits for them only."""
 
@@ -90,7 +82,7 @@ class Split(Struct, frozen=True, kw_only=True, tag="split"):
     reason: str = ""
 
 
-Verdict = Proceed | Freeze | Discard | Defer | Hold | Bounce | Split
+Verdict = Proceed | Freeze | Discard | Defer | Hold | Split
 
 
 def proceed(*edits: Edit, results: tuple[AuthResult, ...] = (), reason: str = "") -> Proceed:
@@ -118,11 +110,6 @@ def hold(reason: str) -> Hold:
     return Hold(reason=reason)
 
 
-def bounce(reason: str, status: str = "5.7.1") -> Bounce:
-    """Return the message to its sender; status is the enhanced code (RFC 3463)."""
-    return Bounce(reason=reason, status=status)
-
-
 def split(*parts: Part, reason: str = "") -> Split:
     """Divide the message by recipients."""
     return Split(parts=parts, reason=reason)
@@ -140,8 +127,7 @@ class Context(Struct, frozen=True, kw_only=True):
 
     now is Unix time, taken once per message; deadline a time.monotonic() value by which
     process() has to return; attempt counts from 1. results are those of the processors
-    before this one, in order. effect() declares something to run after the message is
-    requeued: at least once, with a key by which a repeat is recognised.
+    before this one, in order.
     """
 
     hostname: str
@@ -181,5 +167,3 @@ class Processor(Generic[Config]):
         """Look at message and say what shall happen. See the module's Diagnostics for what may be raised."""
         raise NotImplementedError
 
-
-ProcessorFactory = Callable[[Any], Processor[Any]]

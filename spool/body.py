@@ -12,6 +12,8 @@ import os
 from collections.abc import Iterator
 from typing import Final, Protocol
 
+from msgspec import Struct
+
 CHUNK_SIZE: Final = 256 * 1024
 
 
@@ -77,8 +79,9 @@ class BytesBody:
 def wire_chunks(body: Body) -> Iterator[bytes]:
     """The body with CRLF line ends, as it goes over SMTP (before dot-stuffing).
 
-    A local-format body never holds CRLF as a line end: each LF becomes CRLF. A CR that
-    stands before LF in a local body is content Exim received so and is sent so.
+    As Exim sends it (write_chunk in transport.c): in a local-format body every LF becomes
+    CRLF, also one after CR, which is content; a wire-format body goes as it is, bare LF
+    and bare CR included. local_chunks() of the result gives a local body back.
     """
     if body.wireformat:
         yield from body.chunks()
@@ -88,7 +91,11 @@ def wire_chunks(body: Body) -> Iterator[bytes]:
 
 
 def local_chunks(body: Body) -> Iterator[bytes]:
-    """The body with LF line ends, as in a local-format ``-D``."""
+    """The body with LF line ends, as in a local-format ``-D``.
+
+    Of a wire-format body one CR before each LF goes; bare CR and bare LF stay
+    (write_chunk in transport.c). Whether the last line ends is left as it is.
+    """
     if not body.wireformat:
         yield from body.chunks()
         return
@@ -96,6 +103,33 @@ def local_chunks(body: Body) -> Iterator[bytes]:
     for chunk in body.chunks():
         piece = held + chunk
         held = b"\r" if piece.endswith(b"\r") else b""
-        yield piece.removesuffix(b"\r").replace(b"\r\n", b"\n") if held else piece.replace(b"\r\n", b"\n")
+        local = (piece[:-1] if held else piece).replace(b"\r\n", b"\n")
+        if local:
+            yield local
     if held:
         yield held
+
+
+class BodyCounts(Struct, frozen=True, kw_only=True):
+    """What ``-H`` says of a body: its LFs, its NULs, its longest line in bytes without the line end."""
+
+    lines: int
+    zeros: int
+    longest_line: int
+    ends_with_line_end: bool
+
+
+def count_body(body: Body) -> BodyCounts:
+    """Counts body in one pass; an empty body ends with a line end."""
+    lines = zeros = longest = unfinished = 0
+    for chunk in local_chunks(body):
+        zeros += chunk.count(b"\0")
+        first, *others = chunk.split(b"\n")
+        unfinished += len(first)
+        if others:
+            lines += len(others)
+            longest = max(longest, unfinished, *map(len, others[:-1]))
+            unfinished = len(others[-1])
+    return BodyCounts(
+        lines=lines, zeros=zeros, longest_line=max(longest, unfinished), ends_with_line_end=not unfinished
+    )

@@ -16,66 +16,31 @@ from typing import Final
 
 from msgspec import Struct
 
+from .directive import Directive
+from .directive_values import DirectiveValues
 from .ids import MessageId
 
-_DIRECTIVE_NAME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9_]*")
-_VARIABLE_REST: Final = re.compile(rb"(?:[0-9]|_)[A-Za-z0-9_]*")
+__all__ = [
+    "DSN_DELAY",
+    "DSN_FAILURE",
+    "DSN_NEVER",
+    "DSN_SUCCESS",
+    "Directive",
+    "Envelope",
+    "Header",
+    "Recipient",
+    "TreeNode",
+    "flag_for",
+    "unique_form",
+]
+
 _HEADER_NAME: Final = re.compile(rb"[!-9;-~]+")
 
 #: RFC 3461 NOTIFY bits as Exim stores them (macros.h).
 DSN_NEVER, DSN_SUCCESS, DSN_FAILURE, DSN_DELAY = 0x02, 0x04, 0x08, 0x10
 
 
-class Directive(Struct, frozen=True, kw_only=True):
-    """One ``-name value`` line, or an ACL variable with its counted value.
-
-    value is None for a bare ``-name``; for aclc, aclm and the old acl form, name is
-    ``aclc``, ``aclm`` or ``acl``, variable is the full name (``acl_m_foo``, ``acl_c0``)
-    and value the counted bytes. tainted is the ``--`` mark, quoter the lookup type in
-    ``--(quoter)``. raw is the whole text including the final LF.
-    """
-
-    name: bytes
-    value: bytes | None = None
-    tainted: bool = False
-    quoter: bytes | None = None
-    variable: str | None = None
-    raw: bytes
-
-    @classmethod
-    def make(
-        cls, name: bytes, value: bytes | None = None, *, tainted: bool = False, quoter: bytes | None = None
-    ) -> Directive:
-        """A single-line directive as Exim writes it; ValueError for LF or NUL in value."""
-        if _DIRECTIVE_NAME.fullmatch(name) is None or name in {b"acl", b"aclc", b"aclm"}:
-            raise ValueError(f"not a directive name: {name!r}")
-        if value is not None and (b"\n" in value or b"\0" in value):
-            raise ValueError(f"LF or NUL in the value of -{name.decode()}")
-        raw = _mark(tainted=tainted, quoter=quoter) + name + (b"" if value is None else b" " + value) + b"\n"
-        return cls(name=name, value=value, tainted=tainted, quoter=quoter, raw=raw)
-
-    @classmethod
-    def make_variable(
-        cls, variable: str, value: bytes, *, tainted: bool = False, quoter: bytes | None = None
-    ) -> Directive:
-        """An ACL variable such as ``acl_m_foo`` or ``acl_c0``; value may hold LF, not NUL."""
-        prefix, rest = variable[:5], variable[5:].encode()
-        if prefix not in {"acl_m", "acl_c"} or _VARIABLE_REST.fullmatch(rest) is None:
-            raise ValueError(f"not an ACL variable: {variable!r}")
-        if b"\0" in value:
-            raise ValueError(f"NUL in the value of {variable}")
-        name = b"acl" + prefix[4:].encode()
-        raw = b"%b%b %b %d\n%b\n" % (_mark(tainted=tainted, quoter=quoter), name, rest, len(value), value)
-        return cls(name=name, value=value, tainted=tainted, quoter=quoter, variable=variable, raw=raw)
-
-
-def _mark(*, tainted: bool, quoter: bytes | None) -> bytes:
-    if quoter is not None:
-        return b"--(" + quoter + b")"
-    return b"--" if tainted else b"-"
-
-
-class Recipient(Struct, frozen=True, kw_only=True):
+class Recipient(Struct, frozen=True, kw_only=True, gc=False):
     """One envelope recipient.
 
     orcpt is the ORCPT as received (``rfc822;xtext``), dsn_flags the NOTIFY bits above,
@@ -103,21 +68,21 @@ class Recipient(Struct, frozen=True, kw_only=True):
         raw = b"%b %b %d,%d %b %d,%d#3\n" % (
             address, orcpt, len(orcpt), dsn_flags, errors_to, len(errors_to), parent,
         )  # fmt: skip
-        return cls(
-            address=address, orcpt=orcpt, dsn_flags=dsn_flags, errors_to=errors_to, parent=parent, raw=raw
-        )
+        return cls(address=address, orcpt=orcpt, dsn_flags=dsn_flags, errors_to=errors_to, parent=parent, raw=raw)
 
 
-class Header(Struct, frozen=True, kw_only=True):
+class Header(Struct, frozen=True, gc=False):
     """One header field: Exim's type letter and the raw text with every LF.
 
     flag is one of `` FTCBIPRS`` or ``*`` (deleted or replaced: kept for the record,
     never sent, never counted). raw is name, colon, value, continuation lines and the
-    final LF, exactly as stored.
+    final LF, exactly as stored. lead is what stood before raw where that was not the
+    usual ``%03d%c `` with its length (spool_out.c), else empty.
     """
 
     flag: str
     raw: bytes
+    lead: bytes = b""
 
     @property
     def name(self) -> bytes:
@@ -165,20 +130,26 @@ def flag_for(name: bytes) -> str:
     return _FLAGS.get(name.lower(), " ")
 
 
-class TreeNode(Struct, frozen=True, kw_only=True):
-    """One line of the non-recipients tree, in the pre-order of the file."""
+class TreeNode(Struct, frozen=True, kw_only=True, gc=False):
+    """One line of the non-recipients tree, in the pre-order of the file.
+
+    raw is the line as read where it is not what Exim would write (odd flags), else empty.
+    """
 
     has_left: bool
     has_right: bool
     name: bytes
+    raw: bytes = b""
 
 
-class Envelope(Struct, frozen=True, kw_only=True, dict=True):
+class Envelope(DirectiveValues, Struct, frozen=True, kw_only=True, dict=True):
     """A whole ``-H`` file. The order of every tuple is the order in the file.
 
-    identity_line, sender_line and time_line are lines 2-4 as read, with LF: they may
-    hold more than the numbers parsed from them. tree is empty for ``XX``. count_line is
-    the recipient count as read.
+    tree is empty for ``XX``. identity_line, time_line and count_line are those lines as
+    read, with LF, where they say more than the values parsed from them (a trailing
+    blank, leading zeros, text after the numbers), else empty; they are written back as
+    long as they still say the same. The typed values of directives are in
+    DirectiveValues.
     """
 
     id: MessageId
@@ -192,28 +163,25 @@ class Envelope(Struct, frozen=True, kw_only=True, dict=True):
     tree: tuple[TreeNode, ...] = ()
     recipients: tuple[Recipient, ...] = ()
     headers: tuple[Header, ...] = ()
-
-    @cached_property
-    def values(self) -> dict[bytes, bytes | None]:
-        """Single-line directives by name, the last of a name winning as in Exim."""
-        return {directive.name: directive.value for directive in self.directives if directive.variable is None}
-
-    @cached_property
-    def variables(self) -> dict[str, bytes]:
-        """ACL variables by full name (``acl_m_foo``), the last of a name winning."""
-        return {d.variable: d.value or b"" for d in self.directives if d.variable is not None}
+    identity_line: bytes = b""
+    time_line: bytes = b""
+    count_line: bytes = b""
 
     @cached_property
     def non_recipients(self) -> frozenset[bytes]:
         """Addresses not to deliver to: delivered ones, and other names of the tree."""
         return frozenset(node.name for node in self.tree)
 
-    @property
-    def is_wireformat(self) -> bool:
-        """True if the body has CRLF line ends, as received by BDAT with spool_wireformat."""
-        return b"spool_file_wireformat" in self.values
+    def is_delivered(self, recipient: Recipient) -> bool:
+        """True if Exim would not deliver to recipient any more: the tree names it.
 
-    @property
-    def is_frozen(self) -> bool:
-        """True if Exim's queue runners leave the message alone."""
-        return b"frozen" in self.values
+        The tree may hold the address as given or with its domain in lower case (deliver.c).
+        """
+        done = self.non_recipients
+        return recipient.address in done or unique_form(recipient.address) in done
+
+
+def unique_form(address: bytes) -> bytes:
+    """The address with its domain in lower case: how Exim's tree and journal name it (deliver.c)."""
+    local, at, domain = address.rpartition(b"@")
+    return local + at + domain.lower() if at else address

@@ -31,6 +31,7 @@ class MessageId(str):
     __slots__ = ()
 
     def __new__(cls, text: str) -> MessageId:
+        """Check the shape; ValueError for any other text."""
         if _SHAPE.fullmatch(text) is None:
             raise ValueError(f"not an Exim message id: {text[:40]!r}")
         return super().__new__(cls, text)
@@ -108,10 +109,7 @@ class IdMinter:
 
     def mint(self) -> MessageId:
         """A new id. Uniqueness across processes is Exim's: pid and time, with O_EXCL as the last guard."""
-        if self._long:
-            tick_us = 1 if self._localhost_number is None else 2
-        else:
-            tick_us = 5000
+        tick_us = (1 if self._localhost_number is None else 2) if self._long else 5000
         with self._lock:
             while True:
                 now_us = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) + self._offset_ns) // 1000
@@ -124,6 +122,5 @@ class IdMinter:
         base = 0 if self._localhost_number is None else self._localhost_number * (500_000 if self._long else 200)
         fraction = base + microseconds // tick_us
         pid_width, fraction_width = (11, 4) if self._long else (6, 2)
-        return MessageId(
-            f"{encode_base62(seconds, 6)}-{encode_base62(os.getpid(), pid_width)}-{encode_base62(fraction, fraction_width)}"
-        )
+        pid = encode_base62(os.getpid(), pid_width)
+        return MessageId(f"{encode_base62(seconds, 6)}-{pid}-{encode_base62(fraction, fraction_width)}")

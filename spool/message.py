@@ -8,8 +8,10 @@ from __future__ import annotations
 from msgspec import Struct
 
 from .body import Body
-from .envelope import Envelope, Header, Recipient
+from .envelope import Envelope, Header, Recipient, unique_form
 from .ids import MessageId
+
+__all__ = ["Message", "unique_form"]
 
 
 class Message(Struct, frozen=True):
@@ -40,15 +42,6 @@ class Message(Struct, frozen=True):
 
     @property
     def undelivered(self) -> tuple[Recipient, ...]:
-        """Recipients that still have to get the message: the list minus the tree (spool_in.c).
-
-        The tree may hold the address as given or with its domain in lower case.
-        """
-        done = self.envelope.non_recipients
-        return tuple(r for r in self.envelope.recipients if r.address not in done and unique_form(r.address) not in done)
-
-
-def unique_form(address: bytes) -> bytes:
-    """The address with its domain in lower case: how Exim's tree and journal name it (deliver.c)."""
-    local, at, domain = address.rpartition(b"@")
-    return local + at + domain.lower() if at else address
+        """Recipients that still have to get the message: the list minus the tree (spool_in.c)."""
+        envelope = self.envelope
+        return tuple(recipient for recipient in envelope.recipients if not envelope.is_delivered(recipient))

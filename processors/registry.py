@@ -1,0 +1,91 @@
+"""Finding processors by the name that a configuration gives.
+
+``use = "arc-seal"`` names an entry point of the group ``respool.processors``, built-ins
+among them; ``use = "/etc/respool/plugins/x.py:StampChecked"`` a class in one file. Only
+what is named is imported.
+
+Diagnostics: ConfigError names what was wrong and the nearest known name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import stat
+import sys
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final
+
+import msgspec
+
+from ..errors import ConfigError
+from .api import Processor
+
+GROUP: Final = "respool.processors"
+
+
+@cache
+def known() -> dict[str, EntryPoint]:
+    """Every installed processor by name; nothing is imported."""
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def find(use: str) -> type[Processor[Any]]:
+    """The class that ``use`` names. Raises ConfigError."""
+    loaded: object
+    if use.startswith("/"):
+        loaded = _load_file(use)
+    else:
+        entry = known().get(use)
+        if entry is None:
+            near = difflib.get_close_matches(use, known(), n=1)
+            hint = f'; did you mean "{near[0]}"?' if near else f"; known are {', '.join(sorted(known()))}"
+            raise ConfigError(f'there is no processor "{use}"{hint}')
+        try:
+            loaded = entry.load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f'processor "{use}" can\'t be imported: {error}') from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Processor)):
+        raise ConfigError(f'"{use}" is not a respool.Processor')
+    return loaded
+
+
+def build(use: str, config: dict[str, Any]) -> Processor[Any]:
+    """The processor that ``use`` names, with its config table decoded. Raises ConfigError."""
+    processor_class = find(use)
+    try:
+        decoded = msgspec.convert(config, processor_class.config_type)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error), key="config") from error
+    return processor_class(decoded)
+
+
+def _load_file(use: str) -> object:
+    path, colon, name = use.rpartition(":")
+    if not colon or not name.isidentifier():
+        raise ConfigError(f'"{use}": expected /path/to/file.py:ClassName')
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or status.st_uid not in {0, os.geteuid()}:
+            raise ConfigError(f"{path} can be written by others: chown it to root and chmod go-w it")
+        source = file.read()
+    module_name = "respool_plugin_" + os.path.basename(path).removesuffix(".py").replace("-", "_")
+    spec = importlib.util.spec_from_loader(module_name, loader=None, origin=path)
+    if spec is None:
+        raise ConfigError(f"{path} can't be loaded")
+    module = importlib.util.module_from_spec(spec)
+    module.__file__ = path
+    sys.modules[module_name] = module
+    try:
+        exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 the administrator named this file
+    except (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} can't be loaded: {type(error).__name__}: {error}") from error
+    if not hasattr(module, name):
+        raise ConfigError(f"{path} has no class {name}")
+    return getattr(module, name)

@@ -1,0 +1,205 @@
+"""The life of a claimed message, as a table.
+
+What is on disk says how far a message got; this module reads it and nothing else, so
+that it can be tested without a disk. requeue/README.md argues each row.
+
+Diagnostics: phase_of() raises nothing; every listing is in exactly one phase.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from enum import Enum
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from ..spool.ids import MessageId
+from ..spool.locks import lock_directory, lock_message, unlock_message
+from . import durable
+from .state import Claim, StateDirectory
+
+OUT: Final = "out"
+STAGING: Final = "out.tmp"
+PLAN: Final = "plan.json"
+STATUS: Final = "status.json"
+
+_OUTPUT_NAME: Final = re.compile(r"(0|[1-9][0-9]{0,5})(?:@([^/@]{1,64}))?-H")
+
+
+class Phase(Enum):
+    """How far a claimed message got, by what is in its directory."""
+
+    EMPTY = "the directory was made, nothing moved: remove it, the pair is claimed anew"
+    HALF = "-D was moved, -H was not: collect the rest from the source"
+    CLAIMED = "the originals are complete: process them (again)"
+    COMMITTED = "out/ holds outputs that are not published: publish them, never process again"
+    PUBLISHED = "out/ holds no -H any more: settle"
+
+
+def phase_of(message_id: MessageId, names: Collection[str], out: Collection[str] | None) -> Phase:
+    """The phase that a listing shows; out is the listing of ``out/``, None where there is none."""
+    if out is not None:
+        return Phase.COMMITTED if any(parse_output(name) for name in out) else Phase.PUBLISHED
+    if message_id.data_name in names and message_id.header_name in names:
+        return Phase.CLAIMED
+    if message_id.data_name in names or message_id.header_name in names:
+        return Phase.HALF
+    return Phase.EMPTY
+
+
+class OutputName(Struct, frozen=True, order=True):
+    """The name of a staged ``-H``: which output, and the queue it goes to.
+
+    ``0-H`` goes to the default queue, ``0@scanned-H`` to the queue ``scanned``; so the
+    destination needs no file of its own, and no fsync.
+    """
+
+    number: int
+    queue: str = ""
+
+    @property
+    def name(self) -> str:
+        """The file name in ``out/``."""
+        return f"{self.number}@{self.queue}-H" if self.queue else f"{self.number}-H"
+
+
+def parse_output(name: str) -> OutputName | None:
+    """The output that a file in ``out/`` is, or None for any other name."""
+    match = _OUTPUT_NAME.fullmatch(name)
+    return OutputName(int(match[1]), match[2] or "") if match else None
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """What is remembered of a message between attempts, as readable text beside it.
+
+    attempt is the one under way or last made, from 1; retry_at is Unix time, 0 where no
+    retry is due; released names the processor whose hold an operator overrode.
+    """
+
+    attempt: int = 1
+    reason: str = ""
+    processor: str = ""
+    since: float = 0.0
+    retry_at: float = 0.0
+    released: tuple[str, ...] = ()
+
+
+class Job:
+    """A claimed message whose directory lock is ours: the only one who may change it.
+
+    data is a descriptor of ``-D`` open for reading and locking, or None while ``-D`` is
+    not there. has_message_lock says whether Exim's lock on it is ours.
+    """
+
+    def __init__(self, state: StateDirectory, place: str, claim: Claim, descriptor: int) -> None:
+        self.state = state
+        self.place = place
+        self.claim = claim
+        self.descriptor = descriptor
+        self.data: int | None = None
+        self.has_message_lock = False
+
+    @property
+    def id(self) -> MessageId:
+        """The id under which the message was claimed."""
+        return self.claim.id
+
+    @classmethod
+    def take(cls, state: StateDirectory, place: str, claim: Claim) -> Job | None:
+        """Own the directory of an existing claim; None if another does, or it has moved on."""
+        try:
+            descriptor = durable.open_directory(claim.name, at=state.states[place])
+        except FileNotFoundError:
+            return None
+        if not lock_directory(descriptor):
+            os.close(descriptor)
+            return None
+        job = cls(state, place, claim, descriptor)
+        # Between open and lock its owner may have moved it to another state.
+        status = durable.exists(claim.name, at=state.states[place])
+        if status is None or status.st_ino != os.fstat(descriptor).st_ino:
+            job.close()
+            return None
+        return job
+
+    def close(self) -> None:
+        """Give everything back; the files stay where they are."""
+        self.release_data()
+        os.close(self.descriptor)
+
+    def release_data(self) -> None:
+        """Close ``-D``, unlocking first: a forked child keeps an OFD lock alive past close."""
+        if self.data is not None:
+            self.unlock()
+            os.close(self.data)
+            self.data = None
+
+    def open_data(self) -> int:
+        """The descriptor of ``-D``, opened at first use."""
+        if self.data is None:
+            self.data = durable.open_file(self.id.data_name, at=self.descriptor, write=True)
+        return self.data
+
+    def lock(self) -> bool:
+        """Take Exim's lock on ``-D``; False while somebody else has it."""
+        if not self.has_message_lock:
+            self.has_message_lock = lock_message(self.open_data(), self.id)
+        return self.has_message_lock
+
+    def unlock(self) -> None:
+        """Give Exim's lock on ``-D`` back."""
+        if self.has_message_lock and self.data is not None:
+            unlock_message(self.data, self.id)
+        self.has_message_lock = False
+
+    def names(self) -> list[str]:
+        """What is in the directory."""
+        return os.listdir(self.descriptor)
+
+    def phase(self) -> Phase:
+        """How far this message got."""
+        names = self.names()
+        out: list[str] | None = None
+        if OUT in names:
+            out_descriptor = durable.open_directory(OUT, at=self.descriptor)
+            try:
+                out = os.listdir(out_descriptor)
+            finally:
+                os.close(out_descriptor)
+        return phase_of(self.id, names, out)
+
+    def read_status(self) -> Status:
+        """What earlier attempts left; the default where there was none or it can't be read."""
+        try:
+            descriptor = durable.open_file(STATUS, at=self.descriptor)
+        except FileNotFoundError:
+            return Status()
+        try:
+            return msgspec.json.decode(os.pread(descriptor, 1 << 16, 0), type=Status)
+        except msgspec.DecodeError:
+            return Status()
+        finally:
+            os.close(descriptor)
+
+    def write_status(self, status: Status) -> None:
+        """Remember status beside the message."""
+        temporary = STATUS + ".tmp"
+        if durable.exists(temporary, at=self.descriptor) is not None:
+            durable.unlink(temporary, at=self.descriptor)
+        descriptor = durable.create_file(temporary, at=self.descriptor)
+        try:
+            durable.write(descriptor, msgspec.json.format(msgspec.json.encode(status), indent=2) + b"\n")
+        finally:
+            os.close(descriptor)
+        durable.replace(temporary, STATUS, at=self.descriptor)
+
+    def move(self, place: str) -> None:
+        """Change the message's state: one rename."""
+        durable.rename(
+            self.claim.name, self.claim.name, at=self.state.states[self.place], to=self.state.states[place]
+        )
+        self.place = place

@@ -1,0 +1,97 @@
+"""Staging: everything that will be published, written and synced before the commit.
+
+``out.tmp`` becomes ``out`` by one rename; from there the message only goes forward.
+
+Diagnostics: OSError from the system, after which the originals are untouched and the
+next attempt begins anew; ConflictError where Exim's lock is needed and taken.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import ConflictError
+from ..spool.directory import occupants
+from ..spool.editing import with_id
+from ..spool.header_file import render_header_file
+from ..spool.ids import MessageId
+from . import durable
+from .job import OUT, STAGING, Job, OutputName
+from .plan import Output
+from .target import Target
+
+
+def stage(job: Job, outputs: tuple[Output, ...], target: Target, *, keep_id: bool) -> None:
+    """Write outputs into ``out.tmp/`` and commit them as ``out/``.
+
+    keep_id lets the first output have the claimed id, if Exim is done with it and the
+    target queue has nothing of that name (design: *Ids*).
+    """
+    if durable.exists(STAGING, at=job.descriptor) is not None:
+        durable.remove_tree(STAGING, at=job.descriptor)
+    durable.make_directory(STAGING, at=job.descriptor)
+    staging = durable.open_directory(STAGING, at=job.descriptor)
+    try:
+        for number, output in enumerate(outputs):
+            kept = number == 0 and keep_id and _may_keep_id(job, output.queue, target)
+            message_id = job.id if kept else target.mint(job.id)
+            _write_data(job, staging, message_id, output, target)
+            content = render_header_file(with_id(output.message.envelope, message_id))
+            write_new(OutputName(number, output.queue).name, content, at=staging, target=target)
+    finally:
+        os.close(staging)
+    durable.rename(STAGING, OUT, at=job.descriptor, to=job.descriptor)
+
+
+def _may_keep_id(job: Job, queue: str, target: Target) -> bool:
+    if not job.lock():
+        raise ConflictError(job.id, "Exim, or another program that locks -D")
+    if os.fstat(job.open_data()).st_nlink != 1:
+        # The original is still queued: Exim's final unlinks go by name and would take ours.
+        job.unlock()
+        return False
+    directory = target.open_input(queue)
+    try:
+        return not occupants(directory, job.id)
+    finally:
+        os.close(directory)
+
+
+def _write_data(job: Job, staging: int, message_id: MessageId, output: Output, target: Target) -> None:
+    if output.original_body and message_id == job.id:
+        # The claimed inode itself: no copy, and its contents are durable since reception.
+        durable.link(job.id.data_name, message_id.data_name, at=job.descriptor, to=staging)
+        return
+    descriptor = durable.create_file(message_id.data_name, at=staging)
+    try:
+        if output.original_body:
+            copy_data(job.open_data(), job.id, descriptor, message_id)
+        else:
+            durable.write(descriptor, b"%b\n" % message_id.data_name.encode())
+            for chunk in output.message.body.chunks():
+                durable.write(descriptor, chunk)
+        target.give(descriptor)
+        durable.sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def copy_data(source: int, source_id: MessageId, target: int, target_id: MessageId) -> None:
+    """Fill the empty target with the body of source under another first line."""
+    first_line = b"%b\n" % target_id.data_name.encode()
+    if source_id.body_offset == target_id.body_offset and durable.clone(source, target):
+        os.pwrite(target, first_line, 0)
+        return
+    durable.write(target, first_line)
+    durable.copy_tail(source, target, source_id.body_offset)
+
+
+def write_new(name: str, content: bytes, *, at: int, target: Target) -> None:
+    """A new file of the spool's, synced."""
+    descriptor = durable.create_file(name, at=at)
+    try:
+        durable.write(descriptor, content)
+        target.give(descriptor)
+        durable.sync(descriptor)
+    finally:
+        os.close(descriptor)

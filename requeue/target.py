@@ -1,0 +1,124 @@
+"""Where outputs are published: the ``input`` directories of an Exim spool, or one directory.
+
+Files and directories made here get the owner and group of the spool and Exim's modes
+(0640, 0750): Exim does not check them on reading, but fails to unlink afterwards where
+they are wrong (deliver.c).
+
+Diagnostics: ConfigError for a target that can't be used; OSError from the system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from typing import Final, Literal
+
+from ..errors import ConfigError
+from ..spool.directory import check_ownership
+from ..spool.ids import ALPHABET, IdMinter, MessageId
+from . import durable
+
+Kind = Literal["spool", "directory"]
+
+_MAKING_ATTEMPTS: Final = 16
+
+
+class Target:
+    """An open destination.
+
+    kind ``spool``: path is Exim's spool directory, outputs go to ``path[/queue]/input[/X]``.
+    kind ``directory``: outputs go to path itself, whatever their queue. split says whether
+    ``X`` is used; None finds out by looking for such subdirectories, once per queue.
+    """
+
+    def __init__(
+        self, kind: Kind, path: str, *, split: bool | None = None, localhost_number: int | None = None
+    ) -> None:
+        self.kind: Kind = kind
+        self.path = path
+        try:
+            self.descriptor = durable.open_directory(path)
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}", key="$.requeue") from error
+        self._split = split
+        self._layouts: dict[str, bool] = {}
+        status = os.fstat(self.descriptor)
+        self.uid, self.gid, self.device = status.st_uid, status.st_gid, status.st_dev
+        if kind == "spool":
+            # S itself may be root's; input is always Exim's.
+            with contextlib.suppress(FileNotFoundError):
+                found = os.stat("input", dir_fd=self.descriptor, follow_symlinks=False)
+                self.uid, self.gid = found.st_uid, found.st_gid
+        self._minters = {
+            is_long: IdMinter(long=is_long, localhost_number=localhost_number) for is_long in (True, False)
+        }
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.descriptor)
+
+    def check(self) -> None:
+        """Raise ConfigError if others than the spool's owner and root can write here."""
+        check_ownership(self.path, self.descriptor, self.uid)
+
+    def sync_file_system(self) -> None:
+        """Make everything on the target's file system durable."""
+        durable.sync_file_system(self.descriptor)
+
+    def mint(self, like: MessageId) -> MessageId:
+        """A new id in the shape of another: the Exim that wrote that one reads this one."""
+        return self._minters[like.is_long].mint()
+
+    def open_input(self, queue: str) -> int:
+        """A descriptor, the caller's to close, of the directory that holds a queue's messages."""
+        if self.kind == "directory":
+            return os.dup(self.descriptor)
+        parts = [queue, "input"] if queue else ["input"]
+        current = os.dup(self.descriptor)
+        for part in parts:
+            try:
+                following = self._open_or_make(part, at=current)
+            finally:
+                os.close(current)
+            current = following
+        return current
+
+    def subdirectory(self, queue: str, directory: int, message_id: MessageId) -> str:
+        """The split subdirectory in which an id belongs, "" for the plain layout."""
+        if self._split is None:
+            if queue not in self._layouts:
+                names = os.listdir(directory)
+                self._layouts[queue] = any(
+                    len(name) == 1
+                    and name in ALPHABET
+                    and stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+                    for name in names
+                )
+            is_split = self._layouts[queue]
+        else:
+            is_split = self._split
+        return message_id.split_directory if is_split else ""
+
+    def open_subdirectory(self, directory: int, name: str) -> int:
+        """A descriptor, the caller's to close, of a split subdirectory made anew if it vanished."""
+        return self._open_or_make(name, at=directory) if name else os.dup(directory)
+
+    def _open_or_make(self, name: str, *, at: int) -> int:
+        for _ in range(_MAKING_ATTEMPTS):
+            with contextlib.suppress(FileNotFoundError):
+                return durable.open_directory(name, at=at)
+            with contextlib.suppress(FileExistsError):
+                durable.make_directory(name, at=at)
+                with contextlib.suppress(FileNotFoundError):
+                    descriptor = durable.open_directory(name, at=at)
+                    self.give(descriptor, durable.DIRECTORY_MODE)
+                    # A new directory is durable only with its parent.
+                    durable.sync(at)
+                    return descriptor
+        raise OSError(f"{name}: vanishes as often as it is made")
+
+    def give(self, descriptor: int, mode: int = durable.FILE_MODE) -> None:
+        """Make a file or directory the spool's: owner, group, mode."""
+        uid, gid = (self.uid, self.gid) if os.geteuid() in {0, self.uid} else (os.geteuid(), self.gid)
+        durable.give(descriptor, uid, gid, mode)

@@ -1,0 +1,175 @@
+"""The configuration: TOML, decoded into frozen structs.
+
+Diagnostics: load() raises ConfigError naming the file, the key, what was expected and,
+for an unknown key, the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import socket
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from ..errors import ConfigError
+
+_Positive = Annotated[float, Meta(gt=0)]
+
+
+class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of every table: unknown keys are refused."""
+
+
+class ExportSource(_Section, frozen=True, tag_field="kind", tag="export"):
+    """Pairs that Exim's queuefile transport hard-links into a directory."""
+
+    directory: Annotated[str, Meta(description="The export directory.")]
+
+
+class QueueSource(_Section, frozen=True, tag_field="kind", tag="queue"):
+    """A named queue of Exim (`queue = NAME` with `control = queue_only` in an ACL)."""
+
+    spool_directory: Annotated[str, Meta(description="Exim's spool_directory.")]
+    queue: Annotated[str, Meta(description="Name of the queue to take messages from.", min_length=1, max_length=64)]
+
+
+class DirectorySource(_Section, frozen=True, tag_field="kind", tag="directory"):
+    """An archive of pairs that no Exim uses."""
+
+    directory: Annotated[str, Meta(description="The directory with the pairs.")]
+
+
+class SpoolRequeue(_Section, frozen=True, tag_field="kind", tag="spool"):
+    """Into the spool of a running Exim."""
+
+    spool_directory: Annotated[str, Meta(description="Exim's spool_directory.")]
+    queue: Annotated[str, Meta(description="Destination queue; empty for the default one.", max_length=64)] = ""
+    id: Annotated[Literal["keep", "new"], Meta(description="Keep message ids where that is safe, or always mint.")] = (
+        "keep"
+    )
+    notify: Annotated[
+        Literal["auto", "socket", "none"], Meta(description="How Exim is told; its periodic runner is always needed.")
+    ] = "auto"
+    split: Annotated[
+        bool | None, Meta(description="Whether the spool is split; unset: found out by looking at it.")
+    ] = None
+    localhost_number: Annotated[int | None, Meta(description="Exim's localhost_number, if it is set.", ge=0, le=16)] = (
+        None
+    )
+
+
+class DirectoryRequeue(_Section, frozen=True, tag_field="kind", tag="directory"):
+    """Into a plain directory of pairs."""
+
+    directory: Annotated[str, Meta(description="The directory to publish into.")]
+    id: Annotated[Literal["keep", "new"], Meta(description="Keep message ids where that is safe, or always mint.")] = (
+        "keep"
+    )
+
+
+class EximSection(_Section, frozen=True):
+    """The Exim beside which respool runs."""
+
+    command: Annotated[str, Meta(description="Exim's program.")] = "/usr/sbin/exim"
+
+
+class DnsSection(_Section, frozen=True):
+    """Where DNS is asked."""
+
+    nameservers: Annotated[
+        tuple[str, ...], Meta(description="Addresses of resolvers; empty for those of the system.")
+    ] = ()
+    zone_file: Annotated[
+        str | None, Meta(description="Answer from this master file and ask nobody: for tests and demonstrations.")
+    ] = None
+
+
+class ProcessorEntry(_Section, frozen=True):
+    """One step of the pipeline."""
+
+    use: Annotated[str, Meta(description="Name of a processor, or /path/to/file.py:ClassName.")]
+    on_error: Annotated[
+        Literal["defer", "skip", "hold"], Meta(description="What happens to a message if the processor fails.")
+    ] = "defer"
+    config: Annotated[dict[str, Any], Meta(description="The processor's own settings.")] = {}
+
+
+def _hostname() -> str:
+    return socket.getfqdn()
+
+
+class Config(_Section, frozen=True):
+    """The whole file. One file, one source: a second export directory is a second sidecar."""
+
+    state_directory: Annotated[
+        str, Meta(description="Where respool keeps its work; on the filesystem of source and target.")
+    ]
+    source: ExportSource | QueueSource | DirectorySource
+    requeue: SpoolRequeue | DirectoryRequeue
+    hostname: Annotated[str, Meta(description="This host's name; default: the system's.", min_length=1)] = (
+        msgspec.field(default_factory=_hostname)
+    )
+    authserv_id: Annotated[str, Meta(description="Our id in Authentication-Results; default: hostname.")] = ""
+    workers: Annotated[int, Meta(description="Worker processes; default: one a core.", ge=1, le=256)] = (
+        msgspec.field(default_factory=lambda: os.cpu_count() or 1)
+    )
+    threads: Annotated[int, Meta(description="Messages in hand at once in each worker.", ge=1, le=256)] = 8
+    deadline_seconds: Annotated[
+        _Positive, Meta(description="Time that the processors may take for one message.")
+    ] = 60.0
+    scan_seconds: Annotated[
+        _Positive, Meta(description="How often the source is looked at, whatever the events say.")
+    ] = 30.0
+    mode: Annotated[
+        Literal["process", "observe"],
+        Meta(description="observe: log what would be done, requeue every message unchanged."),
+    ] = "process"
+    exim: EximSection = EximSection()
+    dns: DnsSection = DnsSection()
+    processor: tuple[ProcessorEntry, ...] = ()
+
+    @property
+    def our_authserv_id(self) -> str:
+        """authserv_id, or the host's name where it is not set."""
+        return self.authserv_id or self.hostname
+
+
+def load(path: str) -> Config:
+    """Read and decode a file. Raises ConfigError."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise ConfigError(error.strerror or "can't be read", file=path) from error
+    return decode(content, file=path)
+
+
+def decode(content: bytes, *, file: str) -> Config:
+    """Decode TOML. Raises ConfigError naming file."""
+    try:
+        return msgspec.toml.decode(content, type=Config)
+    except msgspec.ValidationError as error:
+        reason, _, key = str(error).partition(" - at ")
+        raise ConfigError(reason + _nearest(reason), file=file, key=key.strip("`")) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not TOML: {error}", file=file) from error
+
+
+_UNKNOWN: Final = re.compile(r"unknown field `([^`]*)`")
+_SECTIONS: Final = (
+    Config, ExportSource, QueueSource, DirectorySource, SpoolRequeue, DirectoryRequeue, EximSection, DnsSection,
+    ProcessorEntry,
+)  # fmt: skip
+
+
+def _nearest(reason: str) -> str:
+    match = _UNKNOWN.search(reason)
+    if match is None:
+        return ""
+    known = sorted({name for section in _SECTIONS for name in section.__struct_fields__})
+    near = difflib.get_close_matches(match[1], known, n=1)
+    return f"; did you mean `{near[0]}`?" if near else ""

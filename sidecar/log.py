@@ -1,0 +1,66 @@
+"""The operator's log: one event per fact, past tense, fields not prose.
+
+JSON lines on standard error, or aligned text where that is a terminal. Message bytes
+that could steer a terminal or forge a line are escaped here, once, for every event.
+
+Diagnostics: configure() raises nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import msgspec
+import structlog
+from structlog.typing import FilteringBoundLogger, WrappedLogger
+
+from ..errors import RespoolError
+from .cli.terminal import escape
+
+
+def configure(*, level: int = 20, terminal: bool | None = None) -> None:
+    """Set the process's log up; level as in the logging module, terminal None to find out."""
+    is_terminal = sys.stderr.isatty() if terminal is None else terminal
+    renderers: list[Any] = (
+        [structlog.dev.ConsoleRenderer(pad_event_to=24, sort_keys=False)]
+        if is_terminal
+        else [structlog.processors.EventRenamer("event"), _render_json]
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _escape_values,
+            *renderers,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr)
+        if is_terminal
+        else structlog.BytesLoggerFactory(sys.stderr.buffer),
+        cache_logger_on_first_use=True,
+    )
+
+
+def get() -> FilteringBoundLogger:
+    """The logger; bind fields to it with ``.bind()``."""
+    logger: FilteringBoundLogger = structlog.get_logger()
+    return logger
+
+
+def _escape_values(
+    _logger: WrappedLogger, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        if isinstance(value, str) and type(value) is not str:
+            value = str.__str__(value)
+        if isinstance(value, bytes | str):
+            event[key] = escape(value)
+        elif isinstance(value, RespoolError | OSError):
+            event[key] = escape(str(value))
+    return event
+
+
+def _render_json(_logger: WrappedLogger, _method: str, event: MutableMapping[str, Any]) -> bytes:
+    return msgspec.json.encode(event, enc_hook=repr)

@@ -1,0 +1,241 @@
+"""Running a message through the processors: verdicts become a plan here, and nowhere else.
+
+Diagnostics: run() raises nothing that a processor raised: TemporaryError defers,
+PermanentError holds, anything else is wrapped as ProcessorError and ``on_error`` decides.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+from msgspec import Struct
+from structlog.typing import FilteringBoundLogger
+
+from ..errors import ConfigError, PermanentError, ProcessorError, TemporaryError
+from ..lookups.dns import Resolver
+from ..processors import api
+from ..processors.edits import Edit, apply, divide
+from ..processors.registry import build
+from ..processors.results import AuthResult
+from ..requeue.plan import Defer, Hold, Output, Plan, Requeue
+from ..spool.editing import frozen
+from ..spool.message import Message
+from .config import ProcessorEntry
+
+OnError = Literal["defer", "skip", "hold"]
+
+
+class Step(Struct, frozen=True):
+    """One configured processor."""
+
+    name: str
+    processor: api.Processor[Any]
+    on_error: OnError = "defer"
+
+
+class Traced(Struct, frozen=True, kw_only=True):
+    """What one processor said of one message or part, for logs, dry runs and ``--trace``."""
+
+    processor: str
+    verdict: api.Verdict | None
+    error: ProcessorError | TemporaryError | PermanentError | None
+    seconds: float
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """The plan, and how it came about."""
+
+    plan: Plan
+    trace: tuple[Traced, ...]
+
+
+class _Part(Struct, frozen=True, kw_only=True):
+    """A message on its way, or the part of one that a split made."""
+
+    message: Message
+    position: int
+    results: tuple[AuthResult, ...] = ()
+    frozen_for: str = ""
+    original_body: bool = True
+    queue: str = ""
+
+
+def build_steps(entries: Iterable[ProcessorEntry]) -> tuple[Step, ...]:
+    """The processors of a configuration, in order. Raises ConfigError with the entry's key."""
+    steps: list[Step] = []
+    for index, entry in enumerate(entries):
+        key = f"$.processor[{index}]"
+        try:
+            processor = build(entry.use, entry.config)
+        except ConfigError as error:
+            inner = f"{key}.{error.key}" if error.key else f"{key}.use"
+            raise ConfigError(error.reason, file=error.file, key=inner) from error
+        if steps and processor.phase < steps[-1].processor.phase:
+            before = steps[-1]
+            raise ConfigError(
+                f'"{entry.use}" belongs to phase {_name(processor)} and can\'t come after "{before.name}", '
+                f"which belongs to {_name(before.processor)} (verify < modify < sign < seal)",
+                key=key,
+            )
+        steps.append(Step(entry.use, processor, entry.on_error))
+    return tuple(steps)
+
+
+def _name(processor: api.Processor[Any]) -> str:
+    return api.Phase(processor.phase).name.lower()
+
+
+class Pipeline:
+    """The processors of one worker, shared by its threads."""
+
+    def __init__(
+        self,
+        steps: tuple[Step, ...],
+        *,
+        hostname: str,
+        authserv_id: str,
+        resolver: Resolver,
+        queue: str = "",
+        deadline_seconds: float = 60.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._steps = steps
+        self._hostname = hostname
+        self._authserv_id = authserv_id
+        self._resolver = resolver
+        self._queue = queue
+        self._deadline_seconds = deadline_seconds
+        self._clock = clock
+
+    def run(
+        self, message: Message, *, log: FilteringBoundLogger, attempt: int = 1, released: tuple[str, ...] = ()
+    ) -> Outcome:
+        """What shall become of message. released names processors whose hold is overridden.
+
+        defer and hold concern the whole message, also from one part of a split one: nothing
+        of it is published then. discard concerns its part alone.
+        """
+        deadline, now = time.monotonic() + self._deadline_seconds, self._clock()
+        trace: list[Traced] = []
+        finished: list[_Part] = []
+        reasons: list[str] = []
+        parts = deque([_Part(message=message, position=0, queue=self._queue)])
+        while parts:
+            part = parts.popleft()
+            if part.position == len(self._steps):
+                finished.append(part)
+                continue
+            step = self._steps[part.position]
+            context = api.Context(
+                hostname=self._hostname,
+                authserv_id=self._authserv_id,
+                resolver=self._resolver,
+                log=log,
+                now=now,
+                deadline=deadline,
+                attempt=attempt,
+                results=part.results,
+            )
+            traced, following = _call(step, part, context, released=step.name in released)
+            trace.append(traced)
+            match following:
+                case api.Defer():
+                    wait = backoff(attempt) if following.retry_after is None else following.retry_after
+                    plan = Defer(reason=following.reason, retry_at=now + wait, processor=step.name)
+                    return Outcome(plan=plan, trace=tuple(trace))
+                case api.Hold():
+                    return Outcome(plan=Hold(reason=following.reason, processor=step.name), trace=tuple(trace))
+                case api.Discard():
+                    reasons.append(f"{step.name}: {following.reason}")
+                case _:
+                    parts.extendleft(reversed(following))
+        reasons.extend(part.frozen_for for part in finished if part.frozen_for)
+        outputs = tuple(_output(part, now) for part in finished)
+        return Outcome(plan=Requeue(outputs=outputs, reason="; ".join(reasons)), trace=tuple(trace))
+
+
+def backoff(attempt: int) -> float:
+    """Seconds until the next attempt: a minute, doubling, an hour at most."""
+    return min(60.0 * 2.0 ** min(attempt - 1, 10), 3600.0)
+
+
+def _output(part: _Part, now: float) -> Output:
+    message = part.message
+    if part.frozen_for:
+        message = Message(frozen(message.envelope, int(now)), message.body)
+    return Output(message=message, original_body=part.original_body, queue=part.queue)
+
+
+_Following = list[_Part] | api.Defer | api.Hold | api.Discard
+
+
+def _call(step: Step, part: _Part, context: api.Context, *, released: bool) -> tuple[Traced, _Following]:
+    """The one boundary: whatever a processor does, the engine goes on."""
+    started = time.monotonic()
+    verdict: api.Verdict | None = None
+    error: ProcessorError | TemporaryError | PermanentError | None = None
+    following: _Following
+    try:
+        verdict = step.processor.process(part.message, context)
+        following = _follow(step, part, verdict, released=released)
+    except TemporaryError as raised:
+        error, following = raised, api.Defer(reason=str(raised), retry_after=raised.retry_after)
+    except PermanentError as raised:
+        error, following = raised, api.Hold(reason=str(raised))
+    except Exception as raised:  # noqa: BLE001 the boundary between processors and the engine
+        error = ProcessorError(step.name, raised)
+        context.log.error("processor.failed", processor=step.name, error=error, exc_info=raised)
+        following = _on_error(step, part, error)
+    return Traced(processor=step.name, verdict=verdict, error=error, seconds=time.monotonic() - started), following
+
+
+def _on_error(step: Step, part: _Part, error: ProcessorError) -> _Following:
+    match step.on_error:
+        case "defer":
+            return api.Defer(reason=str(error))
+        case "hold":
+            return api.Hold(reason=str(error))
+        case "skip":
+            return [_after(part, part.message)]
+
+
+def _follow(step: Step, part: _Part, verdict: api.Verdict, *, released: bool) -> _Following:
+    match verdict:
+        case api.Proceed():
+            return [_after(part, part.message, verdict.edits, results=verdict.results)]
+        case api.Freeze():
+            return [_after(part, part.message, verdict.edits, frozen_for=f"{step.name}: {verdict.reason}")]
+        case api.Hold() if released:
+            return [_after(part, part.message)]
+        case api.Defer() | api.Hold() | api.Discard():
+            return verdict
+        case api.Split():
+            return [
+                _after(part, message, piece.edits)
+                for piece, message in zip(verdict.parts, divide(part.message, verdict.parts), strict=True)
+            ]
+        case _:
+            raise TypeError(f"process() returned {type(verdict).__name__}, not a verdict")
+
+
+def _after(
+    part: _Part,
+    message: Message,
+    edits: tuple[Edit, ...] = (),
+    *,
+    results: tuple[AuthResult, ...] = (),
+    frozen_for: str = "",
+) -> _Part:
+    """The part one step further, with edits applied."""
+    applied = apply(message, edits)
+    return _Part(
+        message=applied.message,
+        position=part.position + 1,
+        results=part.results + results,
+        frozen_for=frozen_for or part.frozen_for,
+        original_body=part.original_body and not applied.body_replaced,
+        queue=part.queue if applied.queue is None else applied.queue,
+    )

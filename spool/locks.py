@@ -1,0 +1,55 @@
+"""Exim's message lock: a record lock on the first line of ``-D``.
+
+Open-file-description locks conflict with Exim's POSIX locks and, unlike those, survive
+the closing of another descriptor of the same file. Two of them on one file conflict even
+within a process, and a forked child keeps one alive past close: unlock explicitly.
+
+Diagnostics: OSError from the system, except for a lock held by another, which is False.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+
+from .ids import MessageId
+
+
+def _flock(kind: int, length: int) -> bytes:
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, length, 0)
+
+
+def lock_message(descriptor: int, message_id: MessageId) -> bool:
+    """Take the message lock; False if Exim or another respool has it. Never waits (spool_in.c)."""
+    return _try_lock(descriptor, _flock(fcntl.F_WRLCK, message_id.body_offset))
+
+
+def unlock_message(descriptor: int, message_id: MessageId) -> None:
+    """Give the message lock back."""
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, message_id.body_offset))
+
+
+def lock_file(descriptor: int) -> bool:
+    """Take a lock on a whole file of respool's own, inherited by forked children; False if taken."""
+    return _try_lock(descriptor, _flock(fcntl.F_WRLCK, 0))
+
+
+def lock_directory(descriptor: int) -> bool:
+    """Take an flock on a directory; False if taken. Record locks do not work on directories."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _try_lock(descriptor: int, request: bytes) -> bool:
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, request)
+    except OSError as error:
+        if error.errno in {errno.EAGAIN, errno.EACCES}:
+            return False
+        raise
+    return True
