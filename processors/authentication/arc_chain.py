@@ -1,0 +1,154 @@
+"""The ARC header fields of a message, sorted into sets: structure only, no cryptography.
+
+RFC 8617 sections 4.1 to 4.2 and steps 1 to 3 of 5.2.
+
+Diagnostics: raises nothing; a fault of structure is ArcChain.fault, in Exim's words
+(arc.c) where Exim has them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from .authserv import parse_aar_instance
+from .message import AuthenticatedMessage
+from .signature import SignatureSyntaxError, parse_instance, parse_tag_list
+
+#: RFC 8617 4.2.1: no message has more.
+MAX_INSTANCE: Final = 50
+
+AAR: Final = b"arc-authentication-results"
+AMS: Final = b"arc-message-signature"
+SEAL: Final = b"arc-seal"
+#: Exim's words for the three.
+_EXIM_NAMES: Final[dict[bytes, str]] = {AAR: "AAR", AMS: "AMS", SEAL: "AS"}
+# One hostile header section must not cost more than three full sets of fields.
+_MAX_FIELDS: Final = 4 * MAX_INSTANCE
+_REMOTE_IP: Final = re.compile(rb"[;\s]smtp\.remote-ip\s{0,20}=\s{0,20}\"?([0-9A-Fa-f:.]{2,45})", re.IGNORECASE)
+
+
+class ArcSet(Struct, frozen=True, kw_only=True):
+    """One set: where its fields stand in the message, -1 for a missing one, and what is needed of them.
+
+    seal_cv is ``cv=`` of the seal; seal_domain its ``d=`` as text; remote_ip is
+    smtp.remote-ip of the AAR. Empty where absent.
+    """
+
+    instance: int
+    aar: int = -1
+    ams: int = -1
+    seal: int = -1
+    seal_cv: bytes = b""
+    seal_domain: str = ""
+    remote_ip: str = ""
+
+
+class ArcChain(Struct, frozen=True, kw_only=True):
+    """The sets of a message by ascending instance, as far as they could be read.
+
+    fault is empty for a chain whose structure is right; is_collected says that the
+    fault, if any, came after all fields were read. terminated: the newest seal says
+    ``cv=fail``.
+    """
+
+    sets: tuple[ArcSet, ...] = ()
+    fault: str = ""
+    is_collected: bool = True
+    terminated: bool = False
+
+    @property
+    def is_absent(self) -> bool:
+        """True for a message without any ARC field."""
+        return not self.sets and not self.fault
+
+    @property
+    def highest_instance(self) -> int:
+        """The newest instance, 0 without sets."""
+        return self.sets[-1].instance if self.sets else 0
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """``d=`` of the seals by instance; empty for a missing instance, seal or tag, as in Exim."""
+        by_instance = {arc_set.instance: arc_set.seal_domain for arc_set in self.sets}
+        return tuple([by_instance.get(instance, "") for instance in range(1, self.highest_instance + 1)])
+
+
+def read_chain(message: AuthenticatedMessage) -> ArcChain:
+    """Collect the sets and check their structure; AMS and seals are parsed in full by those who verify them."""
+    sets: dict[int, ArcSet] = {}
+    fault = ""
+    for number, (index, name) in enumerate(_arc_fields(message)):
+        if number >= _MAX_FIELDS:
+            fault = fault or "too many ARC header fields"
+            break
+        try:
+            _insert(sets, message, index, name)
+        except SignatureSyntaxError as error:
+            fault = fault or f"collecting headers: inserting {_EXIM_NAMES[name]}: {error}"
+    ordered = tuple([sets[instance] for instance in sorted(sets)])
+    return ArcChain(
+        sets=ordered,
+        fault=fault or _structure_fault(ordered),
+        is_collected=not fault,
+        terminated=bool(ordered) and ordered[-1].seal_cv.lower() == b"fail",
+    )
+
+
+def _arc_fields(message: AuthenticatedMessage) -> Iterator[tuple[int, bytes]]:
+    """The ARC fields top to bottom."""
+    return iter(sorted((index, name) for name in _EXIM_NAMES for index in message.positions(name)))
+
+
+def _insert(sets: dict[int, ArcSet], message: AuthenticatedMessage, index: int, name: bytes) -> None:
+    value = message.value(index)
+    seal_cv, seal_domain, remote_ip = b"", "", ""
+    if name == AAR:
+        instance = parse_aar_instance(value)
+        if instance == 0:
+            raise SignatureSyntaxError("instance find")
+        address = _REMOTE_IP.search(value)
+        remote_ip = address.group(1).decode("ascii") if address else ""
+    else:
+        try:
+            tags = parse_tag_list(value).tags
+        except SignatureSyntaxError as error:
+            raise SignatureSyntaxError(f"line parse: {error}") from None
+        instance = parse_instance(tags)
+        if name == SEAL:
+            seal_cv = tags.get(b"cv", b"")
+            seal_domain = tags.get(b"d", b"")[:253].decode("ascii", "replace").lower()
+    if instance > MAX_INSTANCE:
+        raise SignatureSyntaxError("overlarge instance number")
+    arc_set = sets.get(instance) or ArcSet(instance=instance)
+    if name == AAR and arc_set.aar < 0:
+        sets[instance] = replace(arc_set, aar=index, remote_ip=remote_ip)
+    elif name == AMS and arc_set.ams < 0:
+        sets[instance] = replace(arc_set, ams=index)
+    elif name == SEAL and arc_set.seal < 0:
+        sets[instance] = replace(arc_set, seal=index, seal_cv=seal_cv, seal_domain=seal_domain)
+    else:
+        raise SignatureSyntaxError("dup hdr")
+
+
+def _structure_fault(sets: tuple[ArcSet, ...]) -> str:
+    """RFC 8617 5.2 steps 2 and 3, from the newest set down, which is Exim's order."""
+    expected = sets[-1].instance if sets else 0
+    for arc_set in reversed(sets):
+        if arc_set.instance != expected:
+            return f"i={arc_set.instance} (sequence; expected {expected})"
+        if min(arc_set.aar, arc_set.ams, arc_set.seal) < 0:
+            return f"i={arc_set.instance} (missing header)"
+        if arc_set.seal_cv in {b"", b"fail"}:
+            return f"i={arc_set.instance} (cv)"
+        expected -= 1
+    if expected:
+        return f"(sequence; expected i={expected})"
+    for arc_set in reversed(sets):
+        if arc_set.seal_cv != (b"none" if arc_set.instance == 1 else b"pass"):
+            return "seal cv state"
+    return ""

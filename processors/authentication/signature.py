@@ -1,0 +1,247 @@
+"""Tag lists, and the signatures written in them: DKIM-Signature, ARC-Message-Signature, ARC-Seal.
+
+The grammar is RFC 6376 section 3.2; which tags a field needs and what they may hold is
+3.5 there, 4.1.2 and 4.1.3 in RFC 8617. Parsing takes time linear in the field.
+
+Diagnostics: parsers raise SignatureSyntaxError, which carries Exim's word for the fault
+where Exim has one (arc.c); the verifiers turn it into a result. Nothing else is raised.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from typing import Final
+
+from msgspec import Struct
+
+from .body_hash import BodyHashRequest
+from .canonicalization import Canonicalization
+
+_TAG_NAME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9_]*")
+_NUMBER: Final = re.compile(rb"[0-9]{1,12}")
+_INSTANCE: Final = re.compile(rb"[0-9]{1,9}")
+_LENGTH: Final = re.compile(rb"[0-9]{1,76}")  # RFC 6376 3.5, l=
+_BASE64: Final = re.compile(rb"[A-Za-z0-9+/]+={0,2}")
+# Underscores stand in names of real senders; bytes above ASCII are U-labels (RFC 8616).
+_LABEL: Final = rb"[A-Za-z0-9_\x80-\xff](?:[A-Za-z0-9_\x80-\xff-]{0,61}[A-Za-z0-9_\x80-\xff])?"
+_DOMAIN: Final = re.compile(_LABEL + rb"(?:\." + _LABEL + rb")+")
+_SELECTOR: Final = re.compile(_LABEL + rb"(?:\." + _LABEL + rb")*")
+_DOMAIN_BYTES: Final = 253
+
+_CANONICALIZATIONS: Final = {algorithm.value: algorithm for algorithm in Canonicalization}
+#: Algorithms that may pass. rsa-sha1 is historic (RFC 8301 section 3.1).
+ALGORITHMS: Final = frozenset({b"rsa-sha256", b"ed25519-sha256"})
+
+
+class SignatureSyntaxError(ValueError):
+    """A field that holds no usable signature; the argument says why, in Exim's words where it has them."""
+
+
+class TagList(Struct, frozen=True):
+    """A parsed tag list; the values are stripped of white space at both ends, folds inside are kept.
+
+    b_span is where the value of ``b=`` stands in the text, white space around it included.
+    """
+
+    tags: dict[bytes, bytes]
+    b_span: tuple[int, int] | None
+
+
+def parse_tag_list(text: bytes) -> TagList:
+    """Read ``name=value; name=value`` (RFC 6376 3.2); SignatureSyntaxError for anything else and for duplicates."""
+    tags: dict[bytes, bytes] = {}
+    b_span = None
+    position = 0
+    parts = text.split(b";")
+    last = len(parts) - 1
+    for number, part in enumerate(parts):
+        name, equals, value = part.partition(b"=")
+        tag = name.strip(b" \t\r\n")
+        if not equals:
+            if number == last and not tag and tags:
+                break  # one final semicolon is allowed
+            raise SignatureSyntaxError("a tag without '='" if tag else "an empty tag")
+        if _TAG_NAME.fullmatch(tag) is None:
+            raise SignatureSyntaxError("a bad tag name")
+        if tag in tags:
+            # RFC 6376 3.2: duplicates invalidate the whole list.
+            raise SignatureSyntaxError(f"{tag[:16].decode()} tag dup")
+        tags[tag] = value.strip(b" \t\r\n")
+        if tag == b"b":
+            b_span = (position + len(name) + 1, position + len(part))
+        position += len(part) + 1
+    return TagList(tags, b_span)
+
+
+class Signature(Struct, frozen=True, kw_only=True):
+    """What the three signature fields have in common.
+
+    unsigned_value is the field's value with that of ``b=`` deleted, which is what is
+    hashed (RFC 6376 3.7). Times are Unix seconds.
+    """
+
+    algorithm: bytes
+    domain: str
+    selector: str
+    signature: bytes
+    signed_at: int | None
+    unsigned_value: bytes
+    b_prefix: str  # the first 8 characters of b= (RFC 6008 section 4)
+
+
+class MessageSignature(Signature, frozen=True, kw_only=True):
+    """A DKIM-Signature or an ARC-Message-Signature: a signature over header fields and body.
+
+    header_names are those of ``h=``, in lower case and in order. identity is ``i=`` of
+    DKIM, as text; empty where it is absent and in ARC, where ``i=`` is the instance.
+    has_c_tag is False where the canonicalisation is the default of RFC 6376.
+    """
+
+    header_canonicalization: Canonicalization
+    header_names: tuple[bytes, ...]
+    body_request: BodyHashRequest
+    body_hash: bytes
+    expires_at: int | None
+    identity: str = ""
+    has_c_tag: bool = True
+
+
+def parse_dkim_signature(value: bytes) -> MessageSignature:
+    """Read the value of a DKIM-Signature field (RFC 6376 3.5, 6.1.1)."""
+    parsed = parse_tag_list(value)
+    tags = parsed.tags
+    _require(tags, (b"v", b"a", b"b", b"bh", b"d", b"h", b"s"))
+    if tags[b"v"] != b"1":
+        raise SignatureSyntaxError("not version 1")
+    if b"q" in tags and b"dns/txt" not in {_unfold(method).lower() for method in tags[b"q"].split(b":")}:
+        raise SignatureSyntaxError("no known query method in q=")
+    return _message_signature(value, parsed, identity=_identity(tags[b"i"]) if b"i" in tags else "")
+
+
+def parse_arc_message_signature(value: bytes) -> MessageSignature:
+    """Read the value of an ARC-Message-Signature field (RFC 8617 4.1.2); ``v=`` and ``i=`` are not looked at."""
+    parsed = parse_tag_list(value)
+    _require(parsed.tags, (b"a", b"b", b"bh", b"d", b"h", b"s"))
+    return _message_signature(value, parsed, identity="")
+
+
+def parse_arc_seal(value: bytes) -> Signature:
+    """Read the value of an ARC-Seal field (RFC 8617 4.1.3); the instance and ``cv=`` are the chain's to judge."""
+    parsed = parse_tag_list(value)
+    _require(parsed.tags, (b"a", b"b", b"d", b"s"))
+    if b"h" in parsed.tags:
+        raise SignatureSyntaxError("h tag in a seal")  # RFC 8617 4.1.3: MUST fail
+    return _signature(value, parsed)
+
+
+def parse_instance(tags: dict[bytes, bytes]) -> int:
+    """The number in ``i=`` of an ARC field; SignatureSyntaxError where there is none above zero."""
+    text = tags.get(b"i", b"")
+    if _INSTANCE.fullmatch(text) is None or int(text) == 0:
+        raise SignatureSyntaxError("instance find")
+    return int(text)
+
+
+def _signature(value: bytes, parsed: TagList) -> Signature:
+    tags = parsed.tags
+    domain, selector = tags[b"d"], tags[b"s"]
+    if _DOMAIN.fullmatch(domain) is None or len(domain) > _DOMAIN_BYTES:
+        raise SignatureSyntaxError("d= is not a domain name")
+    if _SELECTOR.fullmatch(selector) is None or len(selector) > _DOMAIN_BYTES:
+        raise SignatureSyntaxError("s= is not a selector")
+    start, end = parsed.b_span or (0, 0)
+    signature = _decode_base64(tags[b"b"], "b")
+    return Signature(
+        algorithm=tags[b"a"][:64],
+        domain=_text(domain, "d").lower(),
+        selector=_text(selector, "s"),
+        signature=signature,
+        signed_at=_time(tags, b"t"),
+        unsigned_value=value[:start] + value[end:],
+        b_prefix=_unfold(tags[b"b"])[:8].decode("ascii"),
+    )
+
+
+def _message_signature(value: bytes, parsed: TagList, *, identity: str) -> MessageSignature:
+    tags = parsed.tags
+    base = _signature(value, parsed)
+    expires_at = _time(tags, b"x")
+    if base.signed_at is not None and expires_at is not None and expires_at <= base.signed_at:
+        raise SignatureSyntaxError("x= is not after t=")  # RFC 6376 3.5, x=
+    header_canonicalization, body_canonicalization = _canonicalizations(tags.get(b"c"))
+    length = None
+    if b"l" in tags:
+        if _LENGTH.fullmatch(tags[b"l"]) is None:
+            raise SignatureSyntaxError("l= is not a number")
+        length = int(tags[b"l"])
+    return MessageSignature(
+        algorithm=base.algorithm,
+        domain=base.domain,
+        selector=base.selector,
+        signature=base.signature,
+        signed_at=base.signed_at,
+        unsigned_value=base.unsigned_value,
+        b_prefix=base.b_prefix,
+        header_canonicalization=header_canonicalization,
+        header_names=tuple([name.strip(b" \t\r\n").lower() for name in tags[b"h"].split(b":")]),
+        body_request=BodyHashRequest(body_canonicalization, length),
+        body_hash=_decode_base64(tags[b"bh"], "bh"),
+        expires_at=expires_at,
+        identity=identity,
+        has_c_tag=b"c" in tags,
+    )
+
+
+def _require(tags: dict[bytes, bytes], names: tuple[bytes, ...]) -> None:
+    for name in names:
+        if name not in tags:
+            raise SignatureSyntaxError("required tag missing")
+
+
+def _canonicalizations(text: bytes | None) -> tuple[Canonicalization, Canonicalization]:
+    """RFC 6376 3.5, c=: default simple/simple; one name alone is for the header, the body then simple."""
+    if text is None:
+        return Canonicalization.SIMPLE, Canonicalization.SIMPLE
+    header, _, body = text.partition(b"/")
+    try:
+        return _CANONICALIZATIONS[header], _CANONICALIZATIONS[body if b"/" in text else b"simple"]
+    except KeyError:
+        raise SignatureSyntaxError("unknown canonicalization in c=") from None
+
+
+def _time(tags: dict[bytes, bytes], name: bytes) -> int | None:
+    text = tags.get(name)
+    if text is None:
+        return None
+    if _NUMBER.fullmatch(text) is None:
+        raise SignatureSyntaxError(f"{name.decode()}= is not a time")
+    return int(text)
+
+
+def _identity(text: bytes) -> str:
+    """The AUID of ``i=``: quoted-printable local part (possibly empty), ``@``, domain (RFC 6376 3.5)."""
+    local, at, domain = _unfold(text).rpartition(b"@")
+    if not at or _DOMAIN.fullmatch(domain) is None:
+        raise SignatureSyntaxError("i= is not an identity")
+    return _text(binascii.a2b_qp(local) + b"@" + domain.lower(), "i")
+
+
+def _text(value: bytes, name: str) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise SignatureSyntaxError(f"{name}= is not UTF-8") from None
+
+
+def _decode_base64(value: bytes, name: str) -> bytes:
+    text = _unfold(value)
+    if not text:
+        raise SignatureSyntaxError(f"no {name}= value")
+    if len(text) % 4 or _BASE64.fullmatch(text) is None:
+        raise SignatureSyntaxError(f"{name}= is not base64")
+    return binascii.a2b_base64(text)
+
+
+def _unfold(value: bytes) -> bytes:
+    return b"".join(value.split())

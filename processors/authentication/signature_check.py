@@ -1,0 +1,53 @@
+"""What DKIM-Signature and ARC-Message-Signature have in common when they are checked or made.
+
+Diagnostics: raises nothing; a fault is a sentence, None where there is none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from .canonicalization import Canonicalization, relaxed_field, simple_field
+from .keys import MIN_RSA_BITS, KeyRecord, KeyType
+from .message import AuthenticatedMessage
+from .signature import MessageSignature, Signature
+
+#: How far in the future ``t=`` may lie, in seconds: clocks differ.
+ALLOWED_CLOCK_SKEW: Final = 300
+
+
+def signed_digest(message: AuthenticatedMessage, raw_name: bytes, signature: MessageSignature) -> bytes:
+    """The SHA-256 that a signature over header fields signs (RFC 6376 3.7).
+
+    raw_name is the name of the signature's own field as written, with any white space
+    before the colon.
+    """
+    if signature.header_canonicalization is Canonicalization.SIMPLE:
+        own_field = simple_field(raw_name + b":" + signature.unsigned_value)
+    else:
+        own_field = relaxed_field(raw_name.rstrip(b" \t").lower(), signature.unsigned_value)
+    data = message.header_data(signature.header_names, signature.header_canonicalization)
+    return hashlib.sha256(data + own_field).digest()
+
+
+def time_fault(signature: Signature, now: float) -> str | None:
+    """What is wrong with ``t=`` and ``x=`` at now (Unix time)."""
+    if signature.signed_at is not None and signature.signed_at > now + ALLOWED_CLOCK_SKEW:
+        return "signed in the future"
+    if isinstance(signature, MessageSignature) and signature.expires_at is not None and signature.expires_at < now:
+        return "signature expired"
+    return None
+
+
+def key_fault(key: KeyRecord, signature: Signature) -> str | None:
+    """Why key must not be used for this signature (RFC 6376 6.1.2 steps 6-9, RFC 8301 3.2)."""
+    if signature.algorithm != key.key_type.value + b"-sha256":
+        return "inappropriate key algorithm"
+    if key.hashes is not None and b"sha256" not in key.hashes:
+        return "inappropriate hash algorithm"
+    if key.key_type is KeyType.RSA and key.bits < MIN_RSA_BITS:
+        return f"RSA key of {key.bits} bits is too short"
+    if not key.services & {b"*", b"email"}:
+        return "key is not for email"
+    return None
