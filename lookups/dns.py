@@ -31,11 +31,11 @@ class DnssecStatus(Enum):
 class DnsTemporaryError(TemporaryError):
     """No answer that can be relied on: timeout, SERVFAIL, a malformed reply, the deadline.
 
-    question is what was asked (``_dmarc.example.org TXT``).
+    question is what was asked (``_dmarc.example.org TXT``), detail what went wrong.
     """
 
     def __init__(self, question: str, reason: str) -> None:
-        self.question = question
+        self.question, self.detail = question, reason
         super().__init__(f"DNS: {question}: {reason}")
 
 
@@ -43,11 +43,13 @@ class Answer(Struct, Generic[Record], frozen=True):
     """Records of one name and type; records is empty for NXDOMAIN and for no data.
 
     exists is False only for NXDOMAIN (RFC 8020: nothing below the name either).
+    canonical is the name at the end of an alias (CNAME), empty where the name is none.
     """
 
     records: tuple[Record, ...] = ()
     exists: bool = True
     dnssec: DnssecStatus = DnssecStatus.INDETERMINATE
+    canonical: str = ""
 
 
 class MailExchanger(Struct, frozen=True):
