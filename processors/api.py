@@ -166,4 +166,3 @@ class Processor(Generic[Config]):
     def process(self, message: Message, context: Context) -> Verdict:
         """Look at message and say what shall happen. See the module's Diagnostics for what may be raised."""
         raise NotImplementedError
-

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
 from respool.lookups.dns import Answer, DnsTemporaryError, MailExchanger, TlsaRecord
 from respool.processors.api import Context
 from respool.processors.authentication.keys import SigningKey, public_record
@@ -19,6 +22,9 @@ from respool.spool.directive import Directive
 from respool.spool.envelope import Envelope, Header, Recipient
 from respool.spool.ids import MessageId
 from respool.spool.message import Message
+
+#: Without type information, hence Any.
+dkimpy: Any = importlib.import_module("dkim")
 
 NOW = 1_700_000_000
 
@@ -135,3 +141,13 @@ def wire(message: Message) -> bytes:
     fields = b"".join(header.raw for header in message.sent_headers)
     body = b"".join(message.body.chunks())
     return (fields + b"\n" + body).replace(b"\n", b"\r\n")
+
+
+def dkimpy_lookup(resolver: KeyZone) -> Any:
+    """The dnsfunc that dkimpy takes."""
+
+    def lookup(name: bytes, timeout: int = 5) -> bytes | None:
+        records = resolver.txt(name.decode().rstrip(".")).records
+        return records[0] if records else None
+
+    return lookup

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from respool.processors.authentication.arc_seal import NotSealed, Sealer, seal
 from respool.processors.authentication.keys import parse_signing_key
 from respool.processors.authentication.message import AuthenticatedMessage
