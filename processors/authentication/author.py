@@ -11,13 +11,12 @@ Diagnostics: raises nothing; Author.problem says in words what is wrong with Fro
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
 from msgspec import Struct
 
-from ...spool.envelope import Header
 from .domain_names import a_label_domain
 
 MAX_FROM_LENGTH: Final = 32 * 1024
@@ -55,9 +54,8 @@ class _MalformedError(Exception):
     """Ends reading one From field; never leaves this module."""
 
 
-def find_author(headers: Iterable[Header]) -> Author:
-    """Read the From fields among headers that are sent."""
-    values = [header.value for header in headers if header.is_named(b"From")]
+def find_author(values: Sequence[bytes]) -> Author:
+    """Read the values of all From fields of a message."""
     domains: list[str] = []
     problem = ""
     for value in values:

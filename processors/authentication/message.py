@@ -25,7 +25,9 @@ class AuthenticatedMessage:
 
     def __init__(self, fields: Iterable[bytes], body: Body) -> None:
         self.fields: tuple[bytes, ...] = tuple(fields)
-        self.names: tuple[bytes, ...] = tuple([field.partition(b":")[0].rstrip(b" \t").lower() for field in self.fields])
+        self.names: tuple[bytes, ...] = tuple(
+            [field.partition(b":")[0].rstrip(b" \t").lower() for field in self.fields]
+        )
         self.body = body
         self._body_requests: set[BodyHashRequest] = set()
         self._relaxed: dict[int, bytes] = {}
