@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from msgspec import Struct
 
-from .dns import MailExchanger, TlsaRecord
+from .dns import DnssecStatus, MailExchanger, TlsaRecord
 
 UDP_PAYLOAD = 1232
 """What we say that we take over UDP: no fragmentation on any path (RFC 9715)."""
@@ -113,6 +113,32 @@ def name_to_text(wire: bytes) -> str:
             labels.append("".join(chr(byte) if byte in _PLAIN else f"\\{byte:03d}" for byte in label))
         position += 1 + length
     return ".".join(labels)
+
+
+def name_in(data: bytes) -> bytes:
+    """Return the one name that the data of a CNAME or PTR record are, in lower case. Raises MalformedReply."""
+    try:
+        name, end = _name(data, 0)
+    except IndexError as error:
+        raise MalformedReply("a name cut off") from error
+    if end != len(data):
+        raise MalformedReply("a name with something behind it")
+    return name
+
+
+def mail_exchanger_order(record: object) -> tuple[int, str]:
+    """Sort MX records by this."""
+    if not isinstance(record, MailExchanger):
+        raise TypeError(record)
+    return record.preference, record.host
+
+
+_STRENGTH = (DnssecStatus.BOGUS, DnssecStatus.INDETERMINATE, DnssecStatus.INSECURE, DnssecStatus.SECURE)
+
+
+def weaker(one: DnssecStatus, other: DnssecStatus) -> DnssecStatus:
+    """Return the status of an answer that rests on two."""
+    return min(one, other, key=_STRENGTH.index)
 
 
 def build_query(identifier: int, name: bytes, record_type: int, *, checking_disabled: bool, edns: bool) -> bytes:
@@ -239,6 +265,10 @@ def _name(wire: bytes, position: int) -> tuple[bytes, int]:
 
 
 def decode_data(wire: bytes, record_type: int, start: int, end: int) -> bytes | str | MailExchanger | TlsaRecord:
+    """Return the value of one record's data, which stand in wire from start to end.
+
+    Raises MalformedReply, IndexError, ValueError.
+    """
     if record_type == RecordType.TXT:
         if wire[start] == end - start - 1:  # one string, as nearly always
             return wire[start + 1 : end]

@@ -162,7 +162,7 @@ class DnsResolver:
                     return Fresh(Answer(dnssec=DnssecStatus.BOGUS), self._failure_ttl)
                 raise
             reply = exchange.reply
-            status = _weaker(status, self._status(exchange))
+            status = dns_wire.weaker(status, self._status(exchange))
             if reply.ttl is not None:
                 ttl = min(ttl, reply.ttl)
             canonical = reply.canonical
@@ -172,7 +172,7 @@ class DnsResolver:
             raise DnsTemporaryError(question, "an alias that leads in a circle, or too far")
         records = reply.records
         if record_type == RecordType.MX:
-            records = tuple(sorted(records, key=_preference))
+            records = tuple(sorted(records, key=dns_wire.mail_exchanger_order))
         if not records:
             # Without SOA nobody said how long that may be believed (RFC 2308 section 5).
             ttl = 0.0 if reply.ttl is None else min(ttl, _NEGATIVE_MAXIMUM)
@@ -227,17 +227,6 @@ class DnsResolver:
         if failing is not None:
             raise _ServerFailureError(question, "; ".join(troubles), failing)
         raise DnsTemporaryError(question, "; ".join(troubles))
-
-
-def _preference(record: Any) -> tuple[int, str]:
-    return record.preference, record.host
-
-
-_STRENGTH = (DnssecStatus.BOGUS, DnssecStatus.INDETERMINATE, DnssecStatus.INSECURE, DnssecStatus.SECURE)
-
-
-def _weaker(one: DnssecStatus, other: DnssecStatus) -> DnssecStatus:
-    return min(one, other, key=_STRENGTH.index)
 
 
 def _ask_server(

@@ -18,7 +18,7 @@ from typing import Final
 from msgspec import Struct
 
 from ..errors import ConfigError
-from ..spool.directory import check_ownership
+from ..spool.directory import check_ownership, list_names
 from ..spool.ids import MessageId
 from ..spool.locks import lock_directory, lock_file
 from . import durable
@@ -67,7 +67,7 @@ class StateDirectory:
         self.states = {name: durable.open_directory(name, at=self.descriptor) for name in STATES}
         self._lock_descriptor: int | None = None
         self._claim_guard = threading.Lock()
-        self._next = self._end = 0
+        self._next = self._end = self._reserved_by = 0
 
     def close(self) -> None:
         """Close every descriptor; an engine lock ends with the last process that inherited it."""
@@ -101,7 +101,8 @@ class StateDirectory:
         given twice.
         """
         with self._claim_guard:
-            if self._next == self._end:
+            # A forked worker must not go on with its parent's block.
+            if self._next == self._end or self._reserved_by != os.getpid():
                 self._reserve()
             number = self._next
             self._next += 1
@@ -120,7 +121,7 @@ class StateDirectory:
                 durable.sync(self.descriptor)
         finally:
             os.close(descriptor)
-        self._next, self._end = first, first + _BLOCK
+        self._next, self._end, self._reserved_by = first, first + _BLOCK, os.getpid()
 
     def _highest_claim(self) -> int:
         claims = [claim.number for state in STATES for claim in self.list(state)]
@@ -132,7 +133,7 @@ class StateDirectory:
 
     def list(self, state: str) -> list[Claim]:
         """The claims in a state, in claim order; other names are skipped."""
-        names = os.listdir(self.states[state])
+        names = list_names(self.states[state])
         return sorted(claim for claim in map(parse_claim, names) if claim is not None)
 
     def count(self, state: str) -> int:
@@ -141,7 +142,7 @@ class StateDirectory:
 
     def sweep_gone(self) -> None:
         """Remove what settled messages left behind when removal was cut short."""
-        for name in os.listdir(self.states["work"]):
+        for name in list_names(self.states["work"]):
             if name.startswith(GONE):
                 descriptor = self._take(name)
                 if descriptor is not None:

@@ -15,7 +15,7 @@ import stat
 from typing import Final, Literal
 
 from ..errors import ConfigError
-from ..spool.directory import check_ownership
+from ..spool.directory import check_ownership, list_names
 from ..spool.ids import ALPHABET, IdMinter, MessageId
 from . import durable
 
@@ -88,7 +88,7 @@ class Target:
         """The split subdirectory in which an id belongs, "" for the plain layout."""
         if self._split is None:
             if queue not in self._layouts:
-                names = os.listdir(directory)
+                names = list_names(directory)
                 self._layouts[queue] = any(
                     len(name) == 1
                     and name in ALPHABET

@@ -117,6 +117,9 @@ class Config(_Section, frozen=True):
     workers: Annotated[int, Meta(description="Worker processes; default: one a core.", ge=1, le=256)] = (
         msgspec.field(default_factory=lambda: os.cpu_count() or 1)
     )
+    orphan_seconds: Annotated[
+        _Positive, Meta(description="How long half a message is waited for before it is set aside.")
+    ] = 600.0
     threads: Annotated[int, Meta(description="Messages in hand at once in each worker.", ge=1, le=256)] = 8
     deadline_seconds: Annotated[
         _Positive, Meta(description="Time that the processors may take for one message.")

@@ -21,7 +21,7 @@ from ..processors.edits import Edit, apply, divide
 from ..processors.registry import build
 from ..processors.results import AuthResult
 from ..requeue.plan import Defer, Hold, Output, Plan, Requeue
-from ..spool.editing import frozen
+from ..spool.editing import freeze
 from ..spool.message import Message
 from .config import ProcessorEntry
 
@@ -165,7 +165,7 @@ def backoff(attempt: int) -> float:
 def _output(part: _Part, now: float) -> Output:
     message = part.message
     if part.frozen_for:
-        message = Message(frozen(message.envelope, int(now)), message.body)
+        message = Message(freeze(message.envelope, int(now)), message.body)
     return Output(message=message, original_body=part.original_body, queue=part.queue)
 
 
@@ -213,9 +213,11 @@ def _follow(step: Step, part: _Part, verdict: api.Verdict, *, released: bool) ->
         case api.Defer() | api.Hold() | api.Discard():
             return verdict
         case api.Split():
+            divided = divide(part.message, tuple(piece.recipients for piece in verdict.parts))
             return [
                 _after(part, message, piece.edits)
-                for piece, message in zip(verdict.parts, divide(part.message, verdict.parts), strict=True)
+                for piece, message in zip(verdict.parts, divided, strict=True)
+                if message is not None
             ]
         case _:
             raise TypeError(f"process() returned {type(verdict).__name__}, not a verdict")

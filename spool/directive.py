@@ -19,7 +19,7 @@ _VARIABLE_REST: Final = re.compile(rb"(?:[0-9]|_)[A-Za-z0-9_]*")
 _QUOTER: Final = re.compile(rb"[A-Za-z0-9_]+")
 
 
-class Directive(Struct, frozen=True, kw_only=True, gc=False):
+class Directive(Struct, frozen=True, gc=False):
     """One ``-name value`` line, or an ACL variable with its counted value.
 
     value is None for a bare ``-name``; for aclc, aclm and the old acl form, name is
@@ -28,12 +28,12 @@ class Directive(Struct, frozen=True, kw_only=True, gc=False):
     ``--(quoter)``. raw is the whole text including the final LF.
     """
 
+    raw: bytes
     name: bytes
     value: bytes | None = None
     tainted: bool = False
     quoter: bytes | None = None
     variable: str | None = None
-    raw: bytes
 
     @classmethod
     def make(

@@ -39,6 +39,19 @@ class Listing(Struct, frozen=True):
     halves: tuple[Found, ...]
 
 
+def list_names(descriptor: int) -> list[str]:
+    """Every name in an open directory.
+
+    Read through an open file of its own: threads and forked children share the position
+    of a directory descriptor, so that two listings of one would each miss names.
+    """
+    own = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=descriptor)
+    try:
+        return os.listdir(own)
+    finally:
+        os.close(own)
+
+
 class MessageDirectory:
     """An open directory with message files, in plain or split layout or both."""
 
@@ -57,7 +70,7 @@ class MessageDirectory:
 
     def list(self) -> Listing:
         """Everything that is there now. Names that are no message's are left out."""
-        names = os.listdir(self.descriptor)
+        names = list_names(self.descriptor)
         pairs: list[Found] = []
         halves: list[Found] = []
         _collect(names, "", pairs, halves)

@@ -43,14 +43,16 @@ _OLD_VARIABLE: Final = re.compile(rb"acl \s*\+?([0-9]{1,9}+)(?![0-9])\s*\+?([0-9
 _RECORD_START: Final = re.compile(rb"([0-9]{1,9}+)(?![0-9])(.)\s*", re.DOTALL)
 _RECORD_FLAGS: Final = " FTCBIPRS*"
 _PREFIX_LENGTH: Final = 5
+_SPLIT_AHEAD: Final = 1024
 
-#: The directives of spool_out.c, by what stands before the first space or LF.
-_KNOWN: Final[dict[bytes, tuple[bytes, bool]]] = {
-    mark + name: (name, mark == b"--")
+#: What stands before the first space or LF of a directive, for those of spool_out.c: (name, is tainted, what the
+#: names of its ACL variables begin with). -frozen is not among them, since its value has to be a number.
+_KNOWN: Final[dict[bytes, tuple[bytes, bool, str]]] = {
+    mark + name: (name, mark == b"--", {b"aclc": "acl_c", b"aclm": "acl_m"}.get(name, ""))
     for mark in (b"-", b"--")
     for name in (
         b"received_time_usec", b"received_time_complete", b"helo_name", b"host_address", b"host_name", b"host_auth",
-        b"host_auth_pubname", b"interface_address", b"active_hostname", b"ident", b"received_protocol",
+        b"host_auth_pubname", b"interface_address", b"active_hostname", b"ident", b"received_protocol", b"aclc", b"aclm",
         b"debug_selector", b"debuglog_name", b"spool_file_wireformat", b"body_linecount", b"max_received_linelength",
         b"body_zerocount", b"auth_id", b"auth_sender", b"allow_unqualified_recipient", b"allow_unqualified_sender",
         b"deliver_firsttime", b"N", b"host_lookup_deferred", b"host_lookup_failed", b"local", b"localerror",
@@ -173,24 +175,35 @@ def _read_directives(text: SpoolText, position: int) -> tuple[tuple[Directive, .
     data, known = text.data, _KNOWN
     directives: list[Directive] = []
     while data.startswith(b"-", position):
-        end = data.find(b"\n", position, position + LONGEST_LINE) + 1
-        if not end:
-            raise text.wrong(position, f"a directive of at most {LONGEST_LINE} bytes with its LF")
-        raw = data[position:end]
-        head, space, value = raw[:-1].partition(b" ")
-        meaning = known.get(head)
-        if meaning is not None:
-            name, tainted = meaning
-            directives.append(Directive(name=name, value=value if space else None, tainted=tainted, raw=raw))
-            position = end
-        else:
-            directive, position = _read_other_directive(text, position, raw)
+        # Nearly all are short lines that Exim's writer knows: split ahead, look up what stands before the space.
+        lines = iter(data[position : position + _SPLIT_AHEAD].split(b"\n")[:-1])
+        for line in lines:
+            head, space, value = line.partition(b" ")
+            meaning = known.get(head)
+            if meaning is None:
+                break
+            name, tainted, variables = meaning
+            if not variables:
+                directives.append(Directive(line + b"\n", name, value if space else None, tainted))
+                position += len(line) + 1
+                continue
+            rest, _, length = value.partition(b" ")
+            content = next(lines, b"\n")
+            if length != b"%d" % len(content) or content == b"\n":
+                break
+            raw = b"%b\n%b\n" % (line, content)
+            directives.append(Directive(raw, name, content, tainted, None, variables + rest.decode("latin-1")))
+            position += len(raw)
+        # What stopped the loop, if it is a directive at all: an odd, a long or a multi-line one.
+        if data.startswith(b"-", position):
+            directive, position = _read_other_directive(text, position)
             directives.append(directive)
     return tuple(directives), position
 
 
-def _read_other_directive(text: SpoolText, position: int, line: bytes) -> tuple[Directive, int]:
-    """A directive with a quoter, an ACL variable, -frozen, or one that Exim ignores."""
+def _read_other_directive(text: SpoolText, position: int) -> tuple[Directive, int]:
+    """Any one directive: with a quoter, an ACL variable, -frozen, a long line, one that Exim ignores."""
+    line = text.line(position, LONGEST_LINE, "a directive")
     tainted = line.startswith(b"--")
     name_at = 2 if tainted else 1
     quoter = None
@@ -218,10 +231,7 @@ def _read_other_directive(text: SpoolText, position: int, line: bytes) -> tuple[
     if body.startswith(b"frozen") and _FROZEN_TIME.match(body, 6) is None:
         raise text.wrong(position + name_at + 6, "the time of freezing")
     name, space, value = body.partition(b" ")
-    return (
-        Directive(name=name, value=value if space else None, tainted=tainted, quoter=quoter, raw=line),
-        position + len(line),
-    )
+    return Directive(line, name, value if space else None, tainted, quoter), position + len(line)
 
 
 def _read_variable(
@@ -233,15 +243,8 @@ def _read_variable(
     if end >= len(text.data):
         raise text.wrong(position, f"an ACL variable with {length} bytes and LF after this line")
     name, tainted, quoter, variable = named
-    directive = Directive(
-        name=name,
-        value=text.data[start:end],
-        tainted=tainted,
-        quoter=quoter,
-        variable=variable,
-        raw=text.data[position : end + 1],
-    )
-    return directive, end + 1
+    raw = text.data[position : end + 1]
+    return Directive(raw, name, text.data[start:end], tainted, quoter, variable), end + 1
 
 
 def _read_tree(text: SpoolText, position: int) -> tuple[tuple[TreeNode, ...], int]:
@@ -293,11 +296,11 @@ def _read_headers(text: SpoolText, position: int) -> tuple[Header, ...]:
         prefix = prefixes.get(data[position:start])
         if prefix is not None:
             flag, length = prefix
-            raw = data[start : start + length]
-            # Exim skips white space before the text: then it starts elsewhere.
-            if raw[:1] > b" " and len(raw) == length:
-                headers.append(Header(flag, raw))
-                position = start + length
+            stop = start + length
+            # Exim skips white space before the text (0x20 is a space): then it starts elsewhere.
+            if stop <= end and data[start] > 0x20:
+                headers.append(Header(flag, data[start:stop]))
+                position = stop
                 continue
         header, position = _read_record(text, position)
         headers.append(header)

@@ -46,10 +46,15 @@ class Client(Struct, frozen=True, kw_only=True):
     relays: int = 0
 
 
+def client_address(message: Message) -> str:
+    """The connecting host's IP address in canonical text; empty for local submission."""
+    return _canonical(message.envelope.host_address or b"")
+
+
 def find_client(message: Message, trusted_relays: Sequence[Network] = ()) -> Client:
     """The host that gave the message to the first relay we trust, or to us."""
     envelope = message.envelope
-    client = Client(address=_canonical(envelope.host_address or b""), helo=envelope.helo_name or b"")
+    client = Client(address=client_address(message), helo=envelope.helo_name or b"")
     if not trusted_relays or not _is_within(client.address, trusted_relays):
         return client
     received = [header.value for header in message.sent_headers if header.is_named(b"Received")]

@@ -143,12 +143,22 @@ def parse_instance(tags: dict[bytes, bytes]) -> int:
     return int(text)
 
 
+def is_domain(name: bytes) -> bool:
+    """True for a name of two or more labels that may stand in ``d=``."""
+    return len(name) <= _DOMAIN_BYTES and _DOMAIN.fullmatch(name) is not None
+
+
+def is_selector(name: bytes) -> bool:
+    """True for one or more labels, as in ``s=``."""
+    return len(name) <= _DOMAIN_BYTES and _SELECTOR.fullmatch(name) is not None
+
+
 def _signature(value: bytes, parsed: TagList) -> Signature:
     tags = parsed.tags
     domain, selector = tags[b"d"], tags[b"s"]
-    if _DOMAIN.fullmatch(domain) is None or len(domain) > _DOMAIN_BYTES:
+    if not is_domain(domain):
         raise SignatureSyntaxError("d= is not a domain name")
-    if _SELECTOR.fullmatch(selector) is None or len(selector) > _DOMAIN_BYTES:
+    if not is_selector(selector):
         raise SignatureSyntaxError("s= is not a selector")
     start, end = parsed.b_span or (0, 0)
     signature = _decode_base64(tags[b"b"], "b")
@@ -222,7 +232,7 @@ def _time(tags: dict[bytes, bytes], name: bytes) -> int | None:
 def _identity(text: bytes) -> str:
     """The AUID of ``i=``: quoted-printable local part (possibly empty), ``@``, domain (RFC 6376 3.5)."""
     local, at, domain = _unfold(text).rpartition(b"@")
-    if not at or _DOMAIN.fullmatch(domain) is None:
+    if not at or not is_domain(domain):
         raise SignatureSyntaxError("i= is not an identity")
     return _text(binascii.a2b_qp(local) + b"@" + domain.lower(), "i")
 

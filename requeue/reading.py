@@ -1,0 +1,66 @@
+"""Reading a claimed message back from its directory.
+
+Diagnostics: SpoolFormatError where the files are not a message Exim could deliver: the
+caller sets it aside. OSError from the system.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import SpoolFormatError
+from ..spool.body import FileBody
+from ..spool.envelope import Envelope
+from ..spool.header_file import parse_header_file
+from ..spool.ids import MessageId
+from ..spool.journal import merge_journal
+from ..spool.message import Message
+from . import durable
+from .job import Job
+
+
+def read_message(job: Job) -> Message:
+    """The message of a job, with its journal merged. The body reads from the job's descriptor.
+
+    Deliveries that only ``-J`` knows are in the non-recipients tree afterwards, as Exim
+    itself does before its next attempt (deliver.c); the file is left as it is.
+    """
+    check_first_line(job.open_data(), job.id)
+    envelope = parse_header_file(_read(job, job.id.header_name), file=job.id.header_name)
+    envelope = _merged(job, envelope)
+    body = FileBody(job.open_data(), job.id.body_offset, wireformat=envelope.is_wireformat)
+    return Message(envelope, body)
+
+
+def check_first_line(descriptor: int, message_id: MessageId) -> None:
+    """Raise SpoolFormatError unless ``-D`` begins with its own name."""
+    expected = f"{message_id}-D"
+    found = os.pread(descriptor, message_id.body_offset, 0)
+    if found != expected.encode() + b"\n":
+        raise SpoolFormatError(
+            file=message_id.data_name, line=1, column=1, expected=f"{expected} and a line feed", found=repr(found)
+        )
+
+
+def _merged(job: Job, envelope: Envelope) -> Envelope:
+    try:
+        return merge_journal(envelope, _read(job, job.id.journal_name))
+    except FileNotFoundError:
+        return envelope
+
+
+def _read(job: Job, name: str) -> bytes:
+    descriptor = durable.open_file(name, at=job.descriptor)
+    try:
+        size = os.fstat(descriptor).st_size
+        parts: list[bytes] = []
+        position = 0
+        while position < size:
+            part = os.pread(descriptor, size - position, position)
+            if not part:
+                break
+            position += len(part)
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,108 @@
+"""Which message next: names waiting to be claimed, held in memory as names only.
+
+The scan's backlog is oldest first; fresh names from events take turns with it, so that a
+long backlog doesn't starve new mail. A name whose lock is taken waits a little and then
+a little longer.
+
+Diagnostics: raises nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+from ..spool.directory import Found
+
+_FIRST_WAIT: Final = 0.001
+_LONGEST_WAIT: Final = 2.0
+_FOREIGN_WAIT: Final = 0.05
+
+
+class Intake:
+    """The names one worker may claim next; safe for its threads.
+
+    number and count say which of the workers this is: it prefers the ids that fall to it
+    and leaves the others a moment, so that workers seldom race. The claim arbitrates.
+    """
+
+    def __init__(self, number: int = 0, count: int = 1) -> None:
+        self._number, self._count = number, count
+        self._condition = threading.Condition()
+        self._fresh: deque[Found] = deque()
+        self._backlog: deque[Found] = deque()
+        self._later: list[tuple[float, Found, float]] = []
+        self._known: set[Found] = set()
+        self._turn = False
+        self._open = True
+
+    def offer(self, found: Found) -> None:
+        """A name that an event brought."""
+        with self._condition:
+            if found in self._known:
+                return
+            self._known.add(found)
+            if self._is_mine(found):
+                self._fresh.append(found)
+            else:
+                heapq.heappush(self._later, (time.monotonic() + _FOREIGN_WAIT, found, _FIRST_WAIT))
+            self._condition.notify()
+
+    def offer_all(self, listing: Iterable[Found]) -> None:
+        """What a scan found, oldest first."""
+        with self._condition:
+            due = time.monotonic() + _FOREIGN_WAIT
+            for found in listing:
+                if found in self._known:
+                    continue
+                self._known.add(found)
+                if self._is_mine(found):
+                    self._backlog.append(found)
+                else:
+                    heapq.heappush(self._later, (due, found, _FIRST_WAIT))
+            self._condition.notify_all()
+
+    def take(self) -> tuple[Found, float] | None:
+        """The next name, and how long it has been waited for; None once the intake is closed."""
+        with self._condition:
+            while self._open:
+                now = time.monotonic()
+                if self._later and self._later[0][0] <= now:
+                    _, found, wait = heapq.heappop(self._later)
+                    return found, wait
+                self._turn = not self._turn
+                for lane in (self._fresh, self._backlog) if self._turn else (self._backlog, self._fresh):
+                    if lane:
+                        return lane.popleft(), _FIRST_WAIT
+                self._condition.wait(self._later[0][0] - now if self._later else None)
+            return None
+
+    def again(self, found: Found, wait: float) -> None:
+        """Somebody has the message: look again after wait seconds, then after twice as long."""
+        with self._condition:
+            heapq.heappush(self._later, (time.monotonic() + wait, found, min(wait * 2, _LONGEST_WAIT)))
+            self._condition.notify()
+
+    def done(self, found: Found) -> None:
+        """The name needs no more of us: claimed, or gone."""
+        with self._condition:
+            self._known.discard(found)
+
+    def close(self) -> None:
+        """Let every take() return None."""
+        with self._condition:
+            self._open = False
+            self._condition.notify_all()
+
+    def waiting(self) -> int:
+        """How many names are known and not done."""
+        with self._condition:
+            return len(self._known)
+
+    def _is_mine(self, found: Found) -> bool:
+        return self._count == 1 or zlib.crc32(found.id.encode()) % self._count == self._number
