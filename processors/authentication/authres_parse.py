@@ -99,26 +99,47 @@ def parse_authentication_results(value: bytes) -> AuthenticationResultsField | N
     """Read a whole field; None where it is no Authentication-Results value, or too long to bother."""
     if len(value) > MAX_LENGTH:
         return None
-    cursor = _Cursor(value)
-    results: list[AuthResult] = []
-    unknown: list[str] = []
     try:
-        cursor.skip_cfws()
-        identity = cursor.value(_TOKEN)
-        cursor.skip_cfws()
-        version = cursor.number()
-        cursor.skip_cfws()
-        while cursor.take(b";"):
-            cursor.skip_cfws()
-            if cursor.at_end() or cursor.peek() == b";":
-                continue
-            if len(results) + len(unknown) >= MAX_RESULTS:
-                return None
-            _read_result(cursor, results, unknown)
-        if not cursor.at_end():
-            return None
+        return _read_field(_Cursor(value))
     except _UnreadableError:
         return None
+
+
+def parse_arc_authentication_results(value: bytes) -> tuple[int, AuthenticationResultsField] | None:
+    """Read an ARC-Authentication-Results field: its instance, and what follows (RFC 8617 4.1.1)."""
+    if len(value) > MAX_LENGTH:
+        return None
+    cursor = _Cursor(value)
+    try:
+        for mark in (b"i", b"="):
+            cursor.skip_cfws()
+            cursor.require(mark)
+        cursor.skip_cfws()
+        instance = int(cursor.match(_NUMBER))
+        cursor.skip_cfws()
+        cursor.require(b";")
+        return instance, _read_field(cursor)
+    except _UnreadableError:
+        return None
+
+
+def _read_field(cursor: _Cursor) -> AuthenticationResultsField:
+    results: list[AuthResult] = []
+    unknown: list[str] = []
+    cursor.skip_cfws()
+    identity = cursor.value(_TOKEN)
+    cursor.skip_cfws()
+    version = cursor.number()
+    cursor.skip_cfws()
+    while cursor.take(b";"):
+        cursor.skip_cfws()
+        if cursor.at_end() or cursor.peek() == b";":
+            continue
+        if len(results) + len(unknown) >= MAX_RESULTS:
+            raise _UnreadableError
+        _read_result(cursor, results, unknown)
+    if not cursor.at_end():
+        raise _UnreadableError
     return AuthenticationResultsField(
         authserv_id=_text(identity),
         version=1 if version is None else version,

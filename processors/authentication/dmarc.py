@@ -10,13 +10,12 @@ permerror; reason says why in words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from msgspec import Struct, structs
 
 from ...lookups.dns import DnsTemporaryError, Resolver
-from ...spool.envelope import Header
 from ..results import AuthResult, Property, Result
 from .author import Author, find_author
 from .dmarc_discovery import Discovery, DmarcZone, PolicySource, PublicSuffixes, TreeWalk
@@ -86,7 +85,7 @@ def skipped_dmarc() -> DmarcResult:
 
 
 def evaluate_dmarc(
-    headers: Iterable[Header],
+    from_values: Sequence[bytes],
     *,
     identifiers: Sequence[Identifier],
     resolver: Resolver,
@@ -95,7 +94,7 @@ def evaluate_dmarc(
     organizational_domain: Callable[[str], str] | None = None,
     several_authors: Literal["permerror", "strictest"] = "permerror",
 ) -> DmarcResult:
-    """Evaluate a message by its header fields and what SPF and DKIM said.
+    """Evaluate a message by the values of its From fields and what SPF and DKIM said.
 
     organizational_domain is needed for ``public-suffix-list``: a domain to its
     organizational domain. several_authors says what becomes of a From with more than one
@@ -110,7 +109,7 @@ def evaluate_dmarc(
         source = PublicSuffixes(zone, organizational_domain)
     else:
         source = TreeWalk(zone)
-    author = find_author(headers)
+    author = find_author(from_values)
     refused = _refuse(author, several_authors)
     if refused is not None:
         return refused
