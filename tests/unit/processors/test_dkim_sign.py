@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from respool.errors import ConfigError
 from respool.processors.api import Proceed
 from respool.processors.authentication.message import AuthenticatedMessage

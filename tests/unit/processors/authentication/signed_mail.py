@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib
 import time
 from collections.abc import Mapping
@@ -16,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from respool.lookups.dns import Answer, DnsTemporaryError, MailExchanger, TlsaRecord
 from respool.processors.api import Context
 from respool.processors.authentication.keys import SigningKey, public_record
+from respool.processors.authentication.message import AuthenticatedMessage
 from respool.processors.results import AuthResult
 from respool.spool.body import BytesBody
 from respool.spool.directive import Directive
@@ -57,9 +60,13 @@ class KeyZone:
         raise AssertionError("no signature needs TLSA records")
 
 
-@cache
-def rsa_private_key(bits: int = 1024, number: int = 0) -> RSAPrivateKey:
+def rsa_private_key(bits: int = 1024) -> RSAPrivateKey:
     """A key made once per test run; 1024 bits because making larger ones takes long."""
+    return _make_rsa_private_key(bits)
+
+
+@cache
+def _make_rsa_private_key(bits: int) -> RSAPrivateKey:
     return generate_private_key(public_exponent=65537, key_size=bits)
 
 
@@ -151,3 +158,36 @@ def dkimpy_lookup(resolver: KeyZone) -> Any:
         return records[0] if records else None
 
     return lookup
+
+
+def hand_signed(
+    changes: Mapping[str, str | None] | None = None,
+    *,
+    key: SigningKey | None = None,
+    fields: tuple[bytes, ...] = FIELDS,
+    body: bytes = b"Hello,\r\n",
+    also_hashed: bytes = b"",
+) -> AuthenticatedMessage:
+    """A message with one DKIM-Signature, made step by step and independently of the code under test.
+
+    changes replaces tags (None removes one), before the signature is made over whatever
+    results. Header fields are one line each; h= is honoured for fields that occur once.
+    """
+    key = key or rsa_key()
+    tags: dict[str, str | None] = {
+        "v": "1", "a": key.algorithm.decode(), "c": "relaxed/relaxed", "d": "example.org",
+        "s": "ed" if key.algorithm.startswith(b"ed") else "rsa", "h": "from:to:subject",
+        "bh": base64.b64encode(hashlib.sha256(body + also_hashed).digest()).decode(),
+    }  # fmt: skip
+    tags.update(changes or {})
+    text = "; ".join(f"{name}={value}" for name, value in tags.items() if value is not None) + "; b="
+    covered = b""
+    for name in (tags["h"] or "").lower().split(":"):
+        for field in fields:
+            if field.lower().startswith(name.strip().encode() + b":"):
+                covered += name.strip().encode() + b":" + b" ".join(field.partition(b":")[2].split()) + b"\r\n"
+    covered += b"dkim-signature:" + " ".join(text.split()).encode()
+    value = text + base64.b64encode(key.sign(hashlib.sha256(covered).digest())).decode()
+    return AuthenticatedMessage(
+        (b"DKIM-Signature: " + value.encode() + b"\n", *fields), BytesBody(body, wireformat=True)
+    )
