@@ -1,0 +1,72 @@
+"""Writing Authentication-Results: the header value of RFC 8601 section 2.2 from results.
+
+What results carry came from strangers (domains, selectors, HELO names, reasons that
+quote DNS). Each value is written as a token, a mail address, or a quoted string, in
+printable ASCII and of bounded length; nothing in it can end the result, the field or the
+header section.
+
+Diagnostics: raises nothing, except ValueError for an authserv-id that is empty or not
+printable ASCII, which is a configuration's fault.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from ..results import AuthResult
+
+#: RFC 2045 5.1 token, what RFC 8601 2.2 calls a value when unquoted.
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]+")
+#: ``[[local-part] "@"] domain-name`` without quotes (RFC 8601 2.2 pvalue).
+_ADDRESS: Final = re.compile(r"[!#$%&'*+/=?^_`{|}~0-9A-Za-z.-]*@[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*")
+_KEYWORD: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
+_MAX_VALUE: Final = 400
+_MAX_REASON: Final = 200
+_LINE: Final = 78
+
+
+def render_authentication_results(authserv_id: str, results: Iterable[AuthResult]) -> str:
+    """The value, folded with LF TAB: ``id;`` and one result to a line, ``none`` where there are none."""
+    if not authserv_id or not all(" " <= character <= "~" for character in authserv_id):
+        raise ValueError(f"not an authserv-id: {authserv_id!r}")
+    blocks = [block for result in results if (block := render_result(result))]
+    identity = quote_value(authserv_id)
+    if not blocks:
+        return f"{identity}; none"
+    return identity + "".join(f";\n\t{block}" for block in blocks)
+
+
+def render_result(result: AuthResult) -> str:
+    """One ``method=result reason="..." ptype.property=value ...``, folded with LF TAB where it is long.
+
+    Empty for a method that is no keyword; properties that are none are left out.
+    """
+    if _KEYWORD.fullmatch(result.method) is None:
+        return ""
+    words = [f"{result.method}={result.result.value}"]
+    if result.reason:
+        words.append(f"reason={_quoted(result.reason, _MAX_REASON)}")
+    for item in result.properties:
+        if _KEYWORD.fullmatch(item.ptype) and _KEYWORD.fullmatch(item.name):
+            words.append(f"{item.ptype}.{item.name}={quote_value(item.value)}")
+    lines, length = words[0], len(words[0]) + 8
+    for word in words[1:]:
+        if length + 1 + len(word) > _LINE:
+            lines, length = f"{lines}\n\t{word}", len(word) + 8
+        else:
+            lines, length = f"{lines} {word}", length + 1 + len(word)
+    return lines
+
+
+def quote_value(value: str) -> str:
+    """A value as RFC 8601 lets it stand: bare where it may, else in quotes."""
+    if len(value) <= _MAX_VALUE and (_TOKEN.fullmatch(value) or _ADDRESS.fullmatch(value)):
+        return value
+    return _quoted(value, _MAX_VALUE)
+
+
+def _quoted(text: str, longest: int) -> str:
+    shown = "".join(character if " " <= character <= "~" else "?" for character in text[:longest])
+    return '"' + shown.replace("\\", "\\\\").replace('"', '\\"') + '"'
