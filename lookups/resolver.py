@@ -35,7 +35,7 @@ _FIRST_WAIT = 2.0
 """Seconds for a server in the first round; by the second it may have the answer cached."""
 
 
-class _ServerTrouble(Exception):  # noqa: N818 (a finding about one server, never leaves this module)
+class _ServerTrouble(Exception):
     """One server gave nothing usable; final says that asking it again is no use."""
 
     def __init__(self, reason: str, *, final: bool = False, servfail: bool = False) -> None:

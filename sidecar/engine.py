@@ -111,7 +111,8 @@ class Engine:
                 log.info("message.discarded", reason=outcome.plan.reason, seconds=took)
                 return "discarded"
             case Requeue():
-                log.info("message.requeued", outputs=_names(published), reason=outcome.plan.reason or None, seconds=took)
+                reason = outcome.plan.reason or None
+                log.info("message.requeued", outputs=_names(published), reason=reason, seconds=took)
                 return "requeued"
             case Defer():
                 log.warning(
@@ -129,7 +130,7 @@ class Engine:
                 return "corrupt"
 
 
-def is_failure(state: State) -> bool:
+def is_failure(state: str) -> bool:
     """True for a state that a person should look at."""
     return state in _FAILURES
 

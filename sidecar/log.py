@@ -49,12 +49,8 @@ def get() -> FilteringBoundLogger:
     return logger
 
 
-def _escape_values(
-    _logger: WrappedLogger, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
+def _escape_values(_logger: WrappedLogger, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
-        if isinstance(value, str) and type(value) is not str:
-            value = str.__str__(value)
         if isinstance(value, bytes | str):
             event[key] = escape(value)
         elif isinstance(value, RespoolError | OSError):

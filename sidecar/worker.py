@@ -18,11 +18,11 @@ from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
 from ..errors import ConflictError, NotReadyError
+from ..requeue import orphans
 from ..requeue.claim import take
 from ..requeue.job import Job, Phase
 from ..requeue.recovery import recover
 from ..requeue.state import Claim, StateDirectory
-from ..requeue import orphans
 from ..spool.directory import Found
 from ..spool.sources import Source
 from ..spool.watch import Watch
@@ -300,4 +300,3 @@ class Worker:
         if hung:
             self._log.error("worker.hung", id=hung[0], seconds=self._hung_after)
             os._exit(EXIT_HUNG)
-
