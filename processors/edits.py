@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
 from msgspec import Struct
 
 from ..spool import editing
@@ -168,7 +167,7 @@ def apply(message: Message, edits: tuple[Edit, ...]) -> Applied:
                 envelope = _edit_envelope(envelope, edit)
     kept = [changed.get(index, header) for index, header in enumerate(message.headers)]
     headers = (*top, *(header for header in kept if header is not None), *end)
-    envelope = msgspec.structs.replace(envelope, headers=headers)
+    envelope = envelope.replace(headers=headers)
     if body is not message.body:
         envelope = editing.with_body(envelope, body)
     return Applied(message=Message(envelope, body), body_replaced=body is not message.body, queue=queue)
