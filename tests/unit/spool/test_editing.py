@@ -1,4 +1,5 @@
 import itertools
+from collections.abc import Callable
 
 import pytest
 
@@ -73,7 +74,7 @@ def changed_lines(before: bytes, after: Envelope) -> tuple[list[bytes], list[byt
 
 def test_header_edits_touch_no_other_byte(envelope: Envelope) -> None:
     field = Header.make(b"X-New", b"one\n\ttwo")
-    record = b"018  X-New: one\n\ttwo\n"
+    record = b"016  X-New: one\n\ttwo\n"
     assert render_header_file(add_header(envelope, field)) == HEADER_FILE.replace(b"016F", record + b"016F")
     assert render_header_file(add_header(envelope, field, at="end")) == HEADER_FILE + record
     assert render_header_file(remove_header(envelope, 0)) == HEADER_FILE.replace(b"016F From: a@test.ex\n", b"")
@@ -294,7 +295,7 @@ def test_an_envelope_can_not_be_changed(envelope: Envelope) -> None:
 
 
 def test_edits_commute_where_they_touch_different_things(envelope: Envelope) -> None:
-    edits = [
+    edits: list[Callable[[Envelope], Envelope]] = [
         lambda e: set_sender(e, b"s@x.ex"),
         lambda e: set_variable(e, "acl_m_a", b"1"),
         lambda e: add_non_recipients(e, [b"a@test.ex"]),
