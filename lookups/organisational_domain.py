@@ -69,10 +69,12 @@ class PublicSuffixList(Struct, frozen=True):
     def public_suffix(self, name: str) -> str:
         """Return the public suffix of a name: by the longest rule, without any the last label.
 
-        What is over 253 bytes is no DNS name, and comes back as it is.
+        What is no DNS name (over 253 bytes, an empty label) comes back as it is.
         """
-        name = _normal(name)
-        if len(name) > 253:
+        return self._suffix(_normal(name))
+
+    def _suffix(self, name: str) -> str:
+        if len(name) > 253 or ".." in f".{name}.":
             return name
         suffix = name
         while True:
@@ -91,7 +93,7 @@ class PublicSuffixList(Struct, frozen=True):
         A-labels and without the final dot.
         """
         name = _normal(name)
-        suffix = self.public_suffix(name)
+        suffix = self._suffix(name)
         if name == suffix:
             return name
         head = name[: -len(suffix) - 1]

@@ -207,7 +207,7 @@ _BARE_KEY = re.compile(rb"[^\x00-\x20:\"#\x7f][^\x00-\x20:\x7f]*")
 def lsearch_line(key: bytes, value: bytes) -> bytes:
     """Write one entry as an lsearch line, the key quoted where it must be, the value as it is."""
     if _BARE_KEY.fullmatch(key) is None:
-        key = b'"' + re.sub(rb'[\x00-\x1f"\\\x7f]', lambda match: b"\\x%02x" % match[0], key) + b'"'
+        key = b'"' + re.sub(rb'[\x00-\x1f"\\\x7f]', lambda match: b"\\x%02x" % match[0][0], key) + b'"'
     return key + b": " + value
 
 

@@ -11,6 +11,7 @@ process() defers while DNS is in trouble, for as many attempts as configured: a
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Annotated
 
 from msgspec import Meta
@@ -21,7 +22,6 @@ from .api import Context, Phase, Processor, ProcessorConfig, Verdict, defer, pro
 from .authentication.arc_seal import DEFAULT_SEALED_HEADERS, FORBIDDEN_HEADERS, NotSealed, Sealer, seal
 from .authentication.arc_verify import ArcResult, ArcSignatures
 from .authentication.body_hash import SIGNING_REQUEST
-from .authentication.client import client_address
 from .authentication.keys import KeyLookup, SigningKey, load_signing_key
 from .authentication.message import AuthenticatedMessage
 from .authentication.signing import check_names
@@ -56,9 +56,7 @@ class Config(ProcessorConfig, frozen=True):
         tuple[str, ...], Meta(description="Header fields that the message signature covers where they are present")
     ] = DEFAULT_SEALED_HEADERS
     timestamps: Annotated[bool, Meta(description="Write t=, the time of sealing")] = True
-    expire_seconds: Annotated[
-        int | None, Meta(description="Write x= this many seconds after sealing; absent for no x=", ge=1)
-    ] = None
+    expire_seconds: Annotated[int, Meta(description="Write x= this many seconds after sealing; 0 for no x=", ge=0)] = 0
     dns_attempts: Annotated[
         int, Meta(description="How often a message is deferred for DNS before its chain counts as failed", ge=0)
     ] = 10
@@ -86,7 +84,7 @@ class ArcSeal(Processor[Config]):
     def process(self, message: Message, context: Context) -> Verdict:
         """Seal message; go on without a seal, and say why, where there must or can be none."""
         authenticated = AuthenticatedMessage.from_message(message)
-        address = client_address(message)
+        address = _client_address(message)
         verified = next((result for result in reversed(context.results) if isinstance(result, ArcResult)), None)
         found_here: tuple[ArcResult, ...] = ()
         if verified is None:
@@ -123,5 +121,13 @@ class ArcSeal(Processor[Config]):
             key=key,
             headers=self.config.sign_headers,
             timestamps=self.config.timestamps,
-            expire_seconds=self.config.expire_seconds,
+            expire_seconds=self.config.expire_seconds or None,
         )
+
+
+def _client_address(message: Message) -> str:
+    """The client's IP address in canonical text; empty for local submission."""
+    try:
+        return str(ip_address((message.envelope.host_address or b"").decode("ascii")))
+    except ValueError:
+        return ""

@@ -57,9 +57,9 @@ class SpoolRequeue(_Section, frozen=True, kw_only=True, tag_field="kind", tag="s
     split: Annotated[
         bool | None, Meta(description="Whether the spool is split; unset: found out by looking at it.")
     ] = None
-    localhost_number: Annotated[int | None, Meta(description="Exim's localhost_number, if it is set.", ge=0, le=16)] = (
-        None
-    )
+    localhost_number: Annotated[
+        Annotated[int, Meta(ge=0, le=16)] | None, Meta(description="Exim's localhost_number, if it is set.")
+    ] = None
 
 
 class DirectoryRequeue(_Section, frozen=True, kw_only=True, tag_field="kind", tag="directory"):

@@ -54,14 +54,18 @@ class Prepared(Struct, frozen=True, kw_only=True):
 
 def prepare(config: Config) -> Prepared:
     """Open, check and own the directories of a configuration, and build its processors. Raises ConfigError."""
+    try:
+        return _prepare(config)
+    except OSError as error:
+        raise ConfigError(f"{error.filename or config.state_directory}: {error.strerror}") from error
+
+
+def _prepare(config: Config) -> Prepared:
     steps = build_steps(config.processor)
     target = _open_target(config)
     source = _open_source(config)
-    try:
-        os.makedirs(config.state_directory, mode=durable.DIRECTORY_MODE, exist_ok=True)
-        state = StateDirectory(config.state_directory)
-    except OSError as error:
-        raise ConfigError(f"{config.state_directory}: {error.strerror}", key="$.state_directory") from error
+    os.makedirs(config.state_directory, mode=durable.DIRECTORY_MODE, exist_ok=True)
+    state = StateDirectory(config.state_directory)
     target.give(state.descriptor, durable.DIRECTORY_MODE)
     owner = target.uid if target.kind == "spool" else os.geteuid()
     state.check(owner)

@@ -189,7 +189,7 @@ class Envelope(DirectiveValues):
     def __init__(
         self,
         *,
-        id: MessageId,  # noqa: A002 (the name that everybody knows it by)
+        id: MessageId,
         login: bytes,
         uid: int,
         gid: int,
@@ -213,7 +213,8 @@ class Envelope(DirectiveValues):
     @classmethod
     def unread(
         cls,
-        id: MessageId,  # noqa: A002
+        *,
+        id: MessageId,
         login: bytes,
         uid: int,
         gid: int,
@@ -259,6 +260,10 @@ class Envelope(DirectiveValues):
         """
         done = self.non_recipients
         return recipient.address in done or unique_form(recipient.address) in done
+
+    def message_size(self, body_size: int) -> int:
+        """$message_size: bytes of the sent fields and the stored body, and one for the line between (deliver.c)."""
+        return sum(len(header.raw) for header in self.headers if header.is_sent) + body_size + 1
 
     def replace(self, **changes: Unpack[EnvelopeFields]) -> Envelope:
         """The same envelope with other values for the fields named."""

@@ -50,23 +50,25 @@ _VARIABLE_LENGTH: Final = re.compile(rb" \s*\+?([0-9]{1,9}+)(?![0-9])")
 _OLD_VARIABLE: Final = re.compile(rb"acl \s*\+?([0-9]{1,9}+)(?![0-9])\s*\+?([0-9]{1,9}+)(?![0-9])")
 _SPLIT_AHEAD: Final = 1024
 
-#: What stands before the first space or LF of a directive, for those of spool_out.c: (name, is tainted, what the
-#: names of its ACL variables begin with). -frozen is not among them, since its value has to be a number.
+#: The single-line directives that respool gives a meaning to: those of spool_out.c at any time since 4.80.
+KNOWN_DIRECTIVES: Final = frozenset((
+    b"received_time_usec", b"received_time_complete", b"helo_name", b"host_address", b"host_name", b"host_auth",
+    b"host_auth_pubname", b"interface_address", b"active_hostname", b"ident", b"received_protocol",
+    b"debug_selector", b"debuglog_name", b"spool_file_wireformat", b"body_linecount", b"max_received_linelength",
+    b"body_zerocount", b"auth_id", b"auth_sender", b"allow_unqualified_recipient", b"allow_unqualified_sender",
+    b"deliver_firsttime", b"frozen", b"N", b"host_lookup_deferred", b"host_lookup_failed", b"local", b"localerror",
+    b"local_scan", b"spam_bar", b"spam_score", b"spam_score_int", b"manual_thaw", b"sender_set_untrusted",
+    b"tls_certificate_verified", b"tls_cipher", b"tls_peercert", b"tls_ourcert", b"tls_peerdn", b"tls_sni",
+    b"tls_ocsp", b"tls_resumption", b"tls_ver", b"tls_requiretls", b"bmi_verdicts", b"smtputf8", b"utf8_downcvt",
+    b"utf8_optdowncvt", b"dsn_envid", b"dsn_ret",
+))  # fmt: skip
+#: What stands before the first space or LF of a directive: (name, is tainted, what the names of its ACL variables
+#: begin with). -frozen is not among them, since its value has to be a number.
 _KNOWN: Final[dict[bytes, tuple[bytes, bool, str]]] = {
     mark + name: (name, mark == b"--", {b"aclc": "acl_c", b"aclm": "acl_m"}.get(name, ""))
     for mark in (b"-", b"--")
-    for name in (
-        b"received_time_usec", b"received_time_complete", b"helo_name", b"host_address", b"host_name", b"host_auth",
-        b"host_auth_pubname", b"interface_address", b"active_hostname", b"ident", b"received_protocol", b"aclc", b"aclm",
-        b"debug_selector", b"debuglog_name", b"spool_file_wireformat", b"body_linecount", b"max_received_linelength",
-        b"body_zerocount", b"auth_id", b"auth_sender", b"allow_unqualified_recipient", b"allow_unqualified_sender",
-        b"deliver_firsttime", b"N", b"host_lookup_deferred", b"host_lookup_failed", b"local", b"localerror",
-        b"local_scan", b"spam_bar", b"spam_score", b"spam_score_int", b"manual_thaw", b"sender_set_untrusted",
-        b"tls_certificate_verified", b"tls_cipher", b"tls_peercert", b"tls_ourcert", b"tls_peerdn", b"tls_sni",
-        b"tls_ocsp", b"tls_resumption", b"tls_ver", b"smtputf8", b"utf8_downcvt", b"utf8_optdowncvt", b"dsn_envid",
-        b"dsn_ret",
-    )
-}  # fmt: skip
+    for name in (KNOWN_DIRECTIVES | {b"aclc", b"aclm"}) - {b"frozen"}
+}
 
 
 def parse_header_file(data: bytes, *, file: str) -> Envelope:
@@ -85,20 +87,26 @@ def parse_header_file(data: bytes, *, file: str) -> Envelope:
         raise text.wrong(data.index(b"\0"), "no NUL")
     common = _COMMON_ENVELOPE.match(data)
     if common is None or common.end() > LONGEST_FIXED_LINE:
-        return _parse_any(text)
+        return parse_any(text)
     id_text, login, uid, gid, sender, seconds, warnings, directives, count, recipients = common.groups()
     if recipients.count(b"\n") != int(count):
-        return _parse_any(text)
+        return parse_any(text)
     text.directives_at, text.recipients_at, text.headers_at = common.start(8), common.start(10), common.end()
     if b"acl" in directives:
         for length, value in _VARIABLE.findall(data, text.directives_at - 1, text.recipients_at):
             if int(length) != len(value):
-                return _parse_any(text)
+                return parse_any(text)
     verify_headers(text, text.headers_at)
-    identifier = str.__new__(MessageId, id_text, "ascii")
     return Envelope.unread(
-        identifier, login, int(uid), int(gid), sender, int(seconds), int(warnings), text
-    )  # fmt: skip
+        id=str.__new__(MessageId, id_text, "ascii"),  # the expression has checked its shape
+        login=login,
+        uid=int(uid),
+        gid=int(gid),
+        sender=sender,
+        received_time=int(seconds),
+        warning_count=int(warnings),
+        sections=text,
+    )
 
 
 class _UnreadSections(SpoolText):
@@ -121,8 +129,8 @@ class _UnreadSections(SpoolText):
         return read_headers(self, self.headers_at)
 
 
-def _parse_any(text: SpoolText) -> Envelope:
-    """The exact reader, step by step as Exim's."""
+def parse_any(text: SpoolText) -> Envelope:
+    """The exact reader, step by step as Exim's; parse_header_file() gives the same, sooner."""
     fixed, position = _read_fixed_lines(text)
     directives, position = _read_directives(text, position)
     tree, position = _read_tree(text, position)

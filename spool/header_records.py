@@ -79,5 +79,3 @@ def _read_record(text: SpoolText, position: int) -> tuple[Header, int]:
             _canonical_lengths[lead] = _PREFIX_LENGTH + length
         lead = b""
     return Header(flag, raw, lead), end
-
-

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from ...spool.envelope import Header
 from ..results import Result
-from .arc_chain import MAX_INSTANCE, ArcChain, read_chain
+from .arc_chain import MAX_INSTANCE, read_chain
 from .arc_verify import ArcResult
 from .authserv import method_result, results_of
 from .body_hash import SIGNING_REQUEST
@@ -106,9 +106,16 @@ def seal(
     validation = verified.result.value if verified.result in {Result.NONE, Result.PASS} else Result.FAIL.value
     if method_result(results, b"arc") is None:
         results.append(_arc_result(validation, client_address))
+    covered = hashlib.sha256()
+    if validation != Result.FAIL.value:  # RFC 8617 5.1.2: the seal of a failed chain covers the new set alone
+        for arc_set in chain.sets:
+            for index in (arc_set.aar, arc_set.ams, arc_set.seal):
+                covered.update(message.canonical_field(index, Canonicalization.RELAXED))
     aar = _results_value(instance, sealer.authserv_id, results)
+    covered.update(relaxed_field(AAR_NAME.lower(), aar) + b"\r\n")
     ams = _sign_message(message, sealer, instance, int(now))
-    arc_seal = _sign_sets(message, chain, sealer, instance, validation, (aar, ams), int(now))
+    covered.update(relaxed_field(AMS_NAME.lower(), ams) + b"\r\n")
+    arc_seal = _sign_sets(covered, sealer, instance, validation, int(now))
     return ArcSetFields(
         instance=instance,
         seal=Header.make(SEAL_NAME, arc_seal),
@@ -176,23 +183,8 @@ def _sign_message(message: AuthenticatedMessage, sealer: Sealer, instance: int, 
     )
 
 
-def _sign_sets(
-    message: AuthenticatedMessage,
-    chain: ArcChain,
-    sealer: Sealer,
-    instance: int,
-    validation: str,
-    new: tuple[bytes, bytes],
-    now: int,
-) -> bytes:
-    """The value of the new ARC-Seal, over all sets, or over the new one alone if the chain failed (RFC 8617 5.1.2)."""
-    covered = hashlib.sha256()
-    if validation != Result.FAIL.value:
-        for arc_set in chain.sets:
-            for index in (arc_set.aar, arc_set.ams, arc_set.seal):
-                covered.update(message.canonical_field(index, Canonicalization.RELAXED))
-    for name, value in zip((AAR_NAME, AMS_NAME), new, strict=True):
-        covered.update(relaxed_field(name.lower(), value) + b"\r\n")
+def _sign_sets(covered: hashlib._Hash, sealer: Sealer, instance: int, validation: str, now: int) -> bytes:
+    """The value of the new ARC-Seal; covered has taken in all that comes before the seal itself."""
 
     def digest_of(value: bytes) -> bytes:
         covered.update(relaxed_field(b"arc-seal", parse_arc_seal(value).unsigned_value))

@@ -51,7 +51,7 @@ class ArcResult(AuthResult, frozen=True, kw_only=True):
     terminated: bool = False
 
 
-class _ChainFailure(Exception):
+class _ChainError(Exception):
     """The chain does not verify; never leaves this module."""
 
     def __init__(self, reason: str, *, temporary: bool = False) -> None:
@@ -81,11 +81,8 @@ class ArcSignatures:
         selector = self._newest_selector()
         remote_ip = (Property("smtp", "remote-ip", client_address),) if client_address else ()
         try:
-            if chain.fault:
-                raise _ChainFailure(chain.fault)
-            oldest_pass = self._verify_message_signatures(keys, now)
-            self._verify_seals(keys, now)
-        except _ChainFailure as failure:
+            oldest_pass = self._verify_all(keys, now)
+        except _ChainError as failure:
             return ArcResult(
                 result=Result.FAIL,
                 reason=failure.reason,
@@ -101,13 +98,24 @@ class ArcSignatures:
             result=Result.PASS,
             # RFC 8617 10.2 registers header.oldest-pass; arc.oldest-pass is what Exim writes and reads.
             properties=(
-                *selector, Property("header", "oldest-pass", oldest), Property("arc", "oldest-pass", oldest), *remote_ip,
+                *selector,
+                Property("header", "oldest-pass", oldest),
+                Property("arc", "oldest-pass", oldest),
+                *remote_ip,
             ),
             instance=chain.highest_instance,
             oldest_pass=oldest_pass,
             domains=chain.domains,
             sets=chain.sets,
-        )  # fmt: skip
+        )
+
+    def _verify_all(self, keys: KeyLookup, now: float) -> int:
+        """The oldest-pass of a chain that passes."""
+        if self.chain.fault:
+            raise _ChainError(self.chain.fault)
+        oldest_pass = self._verify_message_signatures(keys, now)
+        self._verify_seals(keys, now)
+        return oldest_pass
 
     def _newest_selector(self) -> tuple[Property, ...]:
         newest = self._message_signatures.get(self.chain.highest_instance)
@@ -122,30 +130,30 @@ class ArcSignatures:
         for arc_set in older:
             try:
                 self._verify_ams(arc_set, keys, now)
-            except _ChainFailure:
+            except _ChainError:
                 return arc_set.instance + 1
         return 0
 
     def _verify_ams(self, arc_set: ArcSet, keys: KeyLookup, now: float) -> None:
         signature = self._message_signatures[arc_set.instance]
         if isinstance(signature, str):
-            raise _ChainFailure(signature)
+            raise _ChainError(signature)
         if b"arc-seal" in signature.header_names:
-            raise _ChainFailure("AMS signs a seal")  # RFC 8617 4.1.2
+            raise _ChainError("AMS signs a seal")  # RFC 8617 4.1.2
         if signature.algorithm not in ALGORITHMS:
-            raise _ChainFailure("AMS unknown algorithm")
+            raise _ChainError("AMS unknown algorithm")
         fault = time_fault(signature, now)
         if fault is not None:
-            raise _ChainFailure(f"AMS {fault}")
+            raise _ChainError(f"AMS {fault}")
         key = keys.find(signature.domain, signature.selector)
         if isinstance(key, KeyFault):
-            raise _ChainFailure(_with_detail("pubkey dns lookup fail (AMS)", key), temporary=_is_temporary(key))
+            raise _ChainError(_with_detail("pubkey dns lookup fail (AMS)", key), temporary=_is_temporary(key))
         fault = key_fault(key, signature)
         if fault is not None:
-            raise _ChainFailure(f"no usable sig for this pubkey hash list (AMS): {fault}")
+            raise _ChainError(f"no usable sig for this pubkey hash list (AMS): {fault}")
         faults = [self._content_fault(arc_set.ams, reading, key) for reading in _readings(signature)]
         if all(faults):
-            raise _ChainFailure(faults[0])
+            raise _ChainError(faults[0])
 
     def _content_fault(self, index: int, signature: MessageSignature, key: KeyRecord) -> str:
         """Empty if body hash and signature verify."""
@@ -162,15 +170,15 @@ class ArcSignatures:
         for seal, digest in reversed(self._seal_digests()):
             fault = time_fault(seal, now)
             if fault is not None:
-                raise _ChainFailure(f"seal {fault}")
+                raise _ChainError(f"seal {fault}")
             key = keys.find(seal.domain, seal.selector)
             if isinstance(key, KeyFault):
-                raise _ChainFailure(_with_detail("pubkey dns lookup fail (AS)", key), temporary=_is_temporary(key))
+                raise _ChainError(_with_detail("pubkey dns lookup fail (AS)", key), temporary=_is_temporary(key))
             fault = key_fault(key, seal)
             if fault is not None:
-                raise _ChainFailure(f"no usable sig for this pubkey hash list (AS): {fault}")
+                raise _ChainError(f"no usable sig for this pubkey hash list (AS): {fault}")
             if not key.verify(seal.signature, digest):
-                raise _ChainFailure("seal sigverify error")
+                raise _ChainError("seal sigverify error")
 
     def _seal_digests(self) -> list[tuple[Signature, bytes]]:
         """Each seal and the SHA-256 it signs, by ascending instance; the common beginning is hashed once."""
@@ -180,9 +188,9 @@ class ArcSignatures:
             try:
                 seal = parse_arc_seal(self._message.value(arc_set.seal))
             except SignatureSyntaxError as error:
-                raise _ChainFailure(f"seal: {error}") from None
+                raise _ChainError(f"seal: {error}") from None
             if seal.algorithm not in ALGORITHMS:
-                raise _ChainFailure("seal unknown algorithm")
+                raise _ChainError("seal unknown algorithm")
             sha256.update(self._message.canonical_field(arc_set.aar, Canonicalization.RELAXED))
             sha256.update(self._message.canonical_field(arc_set.ams, Canonicalization.RELAXED))
             own = sha256.copy()

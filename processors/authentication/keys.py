@@ -30,6 +30,7 @@ from msgspec import Struct
 from ...errors import ConfigError
 from ...lookups.dns import DnsTemporaryError, Resolver
 from ..results import Result
+from .domain_names import a_label_domain
 from .signature import SignatureSyntaxError, parse_tag_list
 
 #: RFC 8301 section 3.2: a verifier must not accept less.
@@ -135,7 +136,7 @@ def _load_public_key(key_type: KeyType, data: bytes) -> tuple[RSAPublicKey | Ed2
     except TypeError as error:
         raise ValueError("no public key") from error
     if not isinstance(key, RSAPublicKey):
-        raise ValueError("no RSA key")
+        raise UnsupportedAlgorithm("no RSA key")
     numbers: RSAPublicNumbers = key.public_numbers()
     if numbers.e.bit_length() > _MAX_RSA_EXPONENT_BITS:
         raise ValueError("the exponent is too large")
@@ -166,16 +167,14 @@ class KeyLookup:
         name = f"{selector}._domainkey.{domain}"
         found = self._found.get(name)
         if found is None:
+            if not name.isascii():  # RFC 8616 section 5: asked for in A-labels
+                name = f"{a_label_domain(selector)}._domainkey.{a_label_domain(domain)}"
             found = self._found[name] = self._ask(name)
         return found
 
     def _ask(self, name: str) -> KeyRecord | KeyFault:
         try:
-            ascii_name = name if name.isascii() else name.encode("idna").decode("ascii")  # RFC 8616 section 5
-        except UnicodeError:
-            return KeyFault(Result.PERMERROR, "no key: not a domain name", is_lookup=True)
-        try:
-            records = self._resolver.txt(ascii_name, deadline=self._deadline).records
+            records = self._resolver.txt(name, deadline=self._deadline).records
         except DnsTemporaryError as error:
             return KeyFault(Result.TEMPERROR, str(error), is_lookup=True)
         if not records:

@@ -10,9 +10,12 @@ Diagnostics: raises nothing.
 from __future__ import annotations
 
 import binascii
+import re
 from collections.abc import Iterable
 from typing import Final
 
+#: dkim-safe-char, less "@".
+_SAFE: Final = re.compile(rb"[!-:<>?A-~]")
 _LINE_LENGTH: Final = 72
 BASE64_TAGS: Final = frozenset({b"b", b"bh"})
 _FOLD: Final = b"\n "
@@ -65,3 +68,12 @@ def _split_value(text: bytes, tag: bytes, room: int) -> list[bytes]:
             lines[-1] += piece
         return lines
     return [text]
+
+
+def encode_identity(identity: str) -> bytes:
+    """An AUID for ``i=``: the local part in DKIM's quoted-printable (RFC 6376 2.11), the domain as it is."""
+    local, _, domain = identity.rpartition("@")
+    encoded = b"".join(
+        bytes((octet,)) if _SAFE.fullmatch(bytes((octet,))) else b"=%02X" % octet for octet in local.encode()
+    )
+    return encoded + b"@" + domain.encode()

@@ -33,9 +33,9 @@ _HEADER_NAME: Final = re.compile(r"[!-9;-~]+")
 
 def check_names(domain: str, selector: str, headers: Iterable[str]) -> None:
     """ConfigError where these can't stand in ``d=``, ``s=`` and ``h=``."""
-    if not is_domain(domain.encode()):
+    if not (domain.isascii() and is_domain(domain.encode())):
         raise ConfigError(f"not a domain name: {domain!r}", key="domain")
-    if not is_selector(selector.encode()):
+    if not (selector.isascii() and is_selector(selector.encode())):
         raise ConfigError(f"not a selector: {selector!r}", key="selector")
     for name in headers:
         if _HEADER_NAME.fullmatch(name) is None or ";" in name:
