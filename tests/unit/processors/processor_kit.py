@@ -18,7 +18,7 @@ from .authentication.fake_dns import FakeResolver
 
 
 def make_message(
-    headers: Iterable[tuple[bytes, bytes]] = ((b"From", b"A <a@example.com>"),),
+    headers: Iterable[tuple[bytes, bytes] | bytes] = ((b"From", b"A <a@example.com>"),),
     *,
     sender: bytes = b"bounce@example.com",
     host: bytes | None = b"[192.0.2.1]:4711",
@@ -34,10 +34,20 @@ def make_message(
     if host_auth is not None:
         directives.append(Directive.make(b"host_auth", host_auth))
     directives += [Directive.make_variable(name, value) for name, value in (variables or {}).items()]
+    # Bytes are a field as it came in, which Header.make() might refuse.
+    fields = [Header(flag=" ", raw=item) if isinstance(item, bytes) else Header.make(*item) for item in headers]
+    fields += [Header(flag="*", raw=raw) for raw in deleted]
     envelope = Envelope(
-        id=MessageId("1abcde-000000-00"), login=b"exim", uid=8, gid=8, sender=sender, received_time=1_700_000_000,
-        warning_count=0, directives=tuple(directives), headers=(*(Header.make(*header) for header in headers), *(Header(flag="*", raw=raw) for raw in deleted)),
-    )  # fmt: skip
+        id=MessageId("1abcde-000000-00"),
+        login=b"exim",
+        uid=8,
+        gid=8,
+        sender=sender,
+        received_time=1_700_000_000,
+        warning_count=0,
+        directives=tuple(directives),
+        headers=tuple(fields),
+    )
     return Message(envelope, BytesBody(body))
 
 

@@ -23,7 +23,7 @@ def _message() -> Message:
     return make_message(
         [
             (b"Authentication-Results", b"other.example; spf=fail smtp.mailfrom=x.example"),
-            (b"authentication-results ", b"MX.example.ORG; dmarc=pass"),
+            b"authentication-results : MX.example.ORG; dmarc=pass\n",
             (b"From", b"a@example.com"),
             (b"AUTHENTICATION-RESULTS", b"mx.example.org./1; dkim=pass"),
             (b"Authentication-Results", b"spf=pass"),
