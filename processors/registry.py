@@ -16,7 +16,7 @@ import stat
 import sys
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -49,7 +49,9 @@ def find(use: str) -> type[Processor[Any]]:
             raise ConfigError(f'processor "{use}" can\'t be imported: {error}') from error
     if not (isinstance(loaded, type) and issubclass(loaded, Processor)):
         raise ConfigError(f'"{use}" is not a respool.Processor')
-    return cast("type[Processor[Any]]", loaded)
+    checked: Any = loaded
+    found: type[Processor[Any]] = checked
+    return found
 
 
 def build(use: str, config: dict[str, Any]) -> Processor[Any]:

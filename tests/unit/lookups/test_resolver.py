@@ -14,7 +14,7 @@ import dns.rcode
 import pytest
 
 from respool.errors import ConfigError, TemporaryError
-from respool.lookups.dns import Answer, DnsTemporaryError, DnssecStatus, MailExchanger, TlsaRecord
+from respool.lookups.dns import Answer, DnssecStatus, DnsTemporaryError, MailExchanger, TlsaRecord
 from respool.lookups.nameservers import Nameserver, parse_nameserver, read_resolv_conf
 from respool.lookups.resolver import DnsResolver
 

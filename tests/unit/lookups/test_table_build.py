@@ -33,7 +33,7 @@ empty:
 lone
 tab	tabbed
 four: a:b : c
-"""  # noqa: W291
+"""
 
 EXPECTED = {
     b"one": b"first value continued again",
