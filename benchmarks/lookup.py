@@ -129,12 +129,10 @@ def names() -> None:
     peer_kept = microseconds(by_dnspython, QUESTIONS, 3)
     server.terminate()
     server.join()
-    print(
-        f"DnsResolver, uncached               {fresh:7.1f} us   dnspython {peer_fresh:6.1f} us, {peer_fresh / fresh:.1f} times"
-    )
-    print(
-        f"DnsResolver, cached                 {kept:7.1f} us   dnspython {peer_kept:6.1f} us, {peer_kept / kept:.1f} times"
-    )
+    for kind, us, peer_us in (("uncached", fresh, peer_fresh), ("cached", kept, peer_kept)):
+        print(
+            f"DnsResolver, {kind:8}               {us:7.2f} us   dnspython {peer_us:.1f} us, {peer_us / us:.1f} times"
+        )
 
 
 if __name__ == "__main__":

@@ -264,7 +264,7 @@ def _over_udp(server: Nameserver, query: bytes, name: bytes, record_type: Record
         udp.settimeout(_seconds_left(until))
         udp.send(query)
         while True:
-            wire = udp.recv(65535)
+            wire = udp.recv(4096)  # more than we said we take
             if dns_wire.is_reply_to(wire, query, name):
                 return dns_wire.parse_reply(wire, name, record_type)
             udp.settimeout(_seconds_left(until))
