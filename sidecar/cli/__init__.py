@@ -24,8 +24,10 @@ EXIT_CONFIG: Final = 78
 
 #: Command -> module of this package and object in it; a module is imported when its command is called.
 COMMANDS: Final = {
+    "auth": "auth:auth",
     "batch": "batch:batch",
     "demo": "demo:demo",
+    "dmarc": "dmarc:dmarc",
     "run": "run:run",
 }
 
