@@ -203,7 +203,7 @@ def _write(line: bytes) -> None:
     if sys.stdout.isatty():
         click.echo(_shown(line))
     else:
-        click.echo(line)
+        sys.stdout.buffer.write(line + b"\n")  # no flush for each line: a dump may have millions
 
 
 def _shown(text: bytes) -> str:
