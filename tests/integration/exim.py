@@ -65,8 +65,13 @@ ln "$input/$3-D" "$2/$3-D" || { rm -f "$2/$3-H"; exit 75; }
 
 def has_queuefile() -> bool:
     """Whether EXIM is built with the queuefile transport."""
-    output = subprocess.run([EXIM, "-bV"], check=False, capture_output=True).stdout
-    return re.search(rb"(?m)^Transports:.*\bqueuefile\b", output) is not None
+    with tempfile.NamedTemporaryFile("w", prefix="exim.") as configuration:
+        # Without a name of its own Exim would ask the DNS for the machine's.
+        configuration.write("primary_hostname = mx.example\n")
+        configuration.flush()
+        command = [EXIM, "-C", configuration.name, "-bP", "macros"]
+        output = subprocess.run(command, check=False, capture_output=True).stdout
+    return b"_DRIVER_TRANSPORT_QUEUEFILE=y" in output.split()
 
 
 def queuefile_by_pipe(name: str, directory: str) -> str:
@@ -107,17 +112,21 @@ class Delivery(Struct, frozen=True, kw_only=True):
 class Exim:
     """See the module. ``with Exim(queue="scan", run_interval="2s") as exim: ...``
 
-    split and wireformat set the options of those names. hold makes every reception end with
-    ``control = queue_only``; queue names the queue it goes to. run_interval is the time of
-    ``-q`` of the daemon, None for no queue runner. listen=False starts no daemon. extra text for
-    the configuration: main, mail_acl and data_acl (statements before the accept), routers and
-    retry (before all others), transports; ``@DIRECTORY@`` in them becomes the temporary directory.
+    hostname is its primary_hostname: a client that says it is called the same is looked up in the
+    DNS, so two Exims that talk to each other need two. split and wireformat set the options of
+    those names. hold makes every reception end with ``control = queue_only``; queue names the
+    queue it goes to. run_interval is the time of ``-q`` of the daemon, None for no queue runner.
+    listen=False starts no daemon. remote_port is where mail for ``remote.example`` is sent.
+    Extra text for the configuration: main, mail_acl and data_acl (statements before the accept),
+    routers and retry (before all others), transports; ``@DIRECTORY@`` in them becomes the
+    temporary directory.
     base is where that is made.
     """
 
     def __init__(
         self,
         *,
+        hostname: str = "mx.example",
         split: bool = False,
         wireformat: bool = False,
         hold: bool = True,
@@ -135,6 +144,7 @@ class Exim:
         retry: str = "",
         base: Path | None = None,
     ) -> None:
+        self.hostname = hostname
         self.split, self.wireformat, self.hold, self.queue = split, wireformat, hold, queue
         self._run_interval, self._listen = run_interval, listen
         self._remote_port, self._remote_chunking = remote_port, remote_chunking
@@ -175,6 +185,11 @@ class Exim:
     def close(self) -> None:
         """Stop the daemon and remove everything."""
         self.stop_daemon()
+        while processes := self._processes():
+            for process in processes:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.01)
         shutil.rmtree(self.directory)
 
     def _make_directory(self, name: str, mode: int) -> Path:
@@ -225,7 +240,7 @@ class Exim:
         return "\n".join(path.read_text(errors="backslashreplace") for path in found)
 
     def stop_daemon(self) -> None:
-        """Stop the daemon and whatever it started; nothing happens if there is none."""
+        """Stop the daemon; nothing happens if there is none. What it has started goes on."""
         daemon, self._daemon = self._daemon, None
         if daemon is None:
             return
@@ -235,11 +250,22 @@ class Exim:
         except subprocess.TimeoutExpired:
             daemon.kill()
             daemon.wait()
-        # Deliveries under way are in the daemon's session.
-        with suppress(ProcessLookupError):
-            os.killpg(daemon.pid, signal.SIGKILL)
-        while _is_session_alive(daemon.pid):
-            time.sleep(0.01)
+
+    def _processes(self) -> list[int]:
+        """The processes of this Exim, without the daemon and the sessions that it serves.
+
+        Known by the configuration's name in the command line: Exim detaches its background
+        deliveries from session and parent, and clears their environment.
+        """
+        name = os.fsencode(self.configuration)
+        daemon = self._daemon.pid if self._daemon is not None else 0
+        found: list[int] = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                # Empty for a zombie.
+                if name in (path / "cmdline").read_bytes().split(b"\0") and os.getpgid(int(path.name)) != daemon:
+                    found.append(int(path.name))
+        return found
 
     # -- the configuration
 
@@ -254,7 +280,7 @@ class Exim:
         number = "" if self._localhost_number is None else f"localhost_number = {self._localhost_number}"
         chunking = "*" if self._remote_chunking else ""
         return f"""\
-primary_hostname = mx.example
+primary_hostname = {self.hostname}
 exim_path = {EXIM}
 spool_directory = {self.spool}
 log_file_path = {self.log_directory}/%s.log
@@ -478,7 +504,7 @@ plain:
             raise EximError(f"{' '.join(arguments)} ran out of time:\n{output!r}") from error
         # A bounce that it made is delivered by a process that it doesn't wait for.
         deadline = time.monotonic() + timeout_seconds
-        while _is_session_alive(process.pid):
+        while self._processes():
             if time.monotonic() > deadline:
                 raise EximError(f"{' '.join(arguments)} left processes behind")
             time.sleep(0.01)
@@ -530,20 +556,6 @@ plain:
     def notifier_address(self) -> bytes:
         """The daemon's notifier socket: an abstract address (daemon.c)."""
         return b"\0" + os.fsencode(self.spool / "exim_daemon_notify")
-
-
-def _is_session_alive(leader: int) -> bool:
-    try:
-        os.killpg(leader, 0)
-    except ProcessLookupError:
-        return False
-    # A zombie that its new parent hasn't reaped counts for kill, but does nothing any more.
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            state, _, group = path.read_text(errors="replace").rpartition(")")[2].split()[:3]
-            if int(group) == leader and state != "Z":
-                return True
-    return False
 
 
 def _parse_delivery(path: Path) -> Delivery:
