@@ -13,7 +13,8 @@ from contextlib import contextmanager
 import pytest
 
 from .conftest import EximFactory
-from .exim import EXIM, Exim
+from .exim import Exim
+from .exim_configuration import EXIM
 from .smtp_client import SmtpRefusedError
 from .smtp_sink import SmtpSink
 
