@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
+
 from respool.lookups.dns import Answer
 from respool.processors.authentication.arc_seal import NotSealed, Sealer, seal
 from respool.processors.authentication.body_hash import SIGNING_REQUEST

@@ -61,7 +61,7 @@ class ReplyCode(IntEnum):
     REFUSED = 5
 
 
-class MalformedReply(Exception):  # noqa: N818 (a finding about a peer, caught in resolver.py)
+class MalformedReply(Exception):
     """A reply to our question that breaks the format; never leaves this room."""
 
 

@@ -26,7 +26,7 @@ _REFERENCE = re.compile(
     (?P<type>[a-z]+)
     (?P<default> \*@ | \* )?
     (?: , (?P<options>[a-z_=,]*) )?
-    \s* ; \s* (?P<path>/\S.*?) \s*
+    \s* ; \s* (?P<path>/.*?) \s*
     """,
     re.VERBOSE,
 )

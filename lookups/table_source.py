@@ -130,10 +130,9 @@ def _lsearch(file: BinaryIO, name: str) -> Iterator[Entry]:
         match = (_QUOTED if quoted else _PLAIN).fullmatch(line)
         if match is None:
             raise TableSourceError(name, number, "a quoted key without its closing quote")
-        key, value = match.groups()
-        if quoted and b"\\" in key:
-            key = _ESCAPE.sub(_unescape, key)
-        parts, size, start = [value], len(value), number
+        written: bytes = match[1]
+        key = _ESCAPE.sub(_unescape, written) if quoted else written
+        parts, size, start = [match[2]], len(match[2]), number
     if key is not None:
         yield key, b"".join(parts), start
 
@@ -199,6 +198,16 @@ def _json_bytes(text: str | _Base64) -> bytes:
 def json_line(key: bytes, value: bytes) -> bytes:
     """Write one entry as the JSON lines reader takes it, without the newline."""
     return msgspec.json.encode(_JsonLine(_json_text(key), _json_text(value)))
+
+
+_BARE_KEY = re.compile(rb"[^\x00-\x20:\"#\x7f][^\x00-\x20:\x7f]*")
+
+
+def lsearch_line(key: bytes, value: bytes) -> bytes:
+    """Write one entry as an lsearch line, the key quoted where it must be, the value as it is."""
+    if _BARE_KEY.fullmatch(key) is None:
+        key = b'"' + re.sub(rb'[\x00-\x1f"\\\x7f]', lambda match: b"\\x%02x" % match[0][0], key) + b'"'
+    return key + b": " + value
 
 
 def _json_text(text: bytes) -> str | _Base64:

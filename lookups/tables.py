@@ -58,14 +58,36 @@ class _Environment:
     def __init__(self, path: str, identity: tuple[int, int]) -> None:
         self.identity = identity
         self.handles = 0
-        self.env: lmdb.Environment = _open(path, lock=True)
+        self.locked = True
+        try:
+            self.env = _open(path, lock=True)
+        except lmdb.ReadersFullError:
+            # py-lmdb needs a slot to open at all, so the dead can't be swept out first.
+            self._open_unlocked(path)
+            return
+        try:
+            agrees = self._agrees()
+        except lmdb.Error:
+            self.env.close()
+            raise
         # Whoever replaces a table but leaves its lock file to processes that still read the
         # old one makes LMDB choose the meta page by the old file's transaction number: an
         # older state, or an empty one. The true number is in the table itself.
-        self.locked = _agrees(self.env)
-        if not self.locked:
+        if not agrees:
             self.env.close()
-            self.env = _open(path, lock=False)
+            self._open_unlocked(path)
+
+    def _open_unlocked(self, path: str) -> None:
+        self.locked = False
+        self.env = _open(path, lock=False)
+
+    def _agrees(self) -> bool:
+        for _ in range(_STALE_LOCK_TRIES):
+            with self.begin() as transaction:
+                if transaction.id() == self.env.info()["last_txnid"]:
+                    return True
+            time.sleep(0.005)
+        return False
 
     def begin(self) -> lmdb.Transaction[bytes]:
         try:
@@ -88,7 +110,7 @@ class _Environment:
                 # earliest: if it is still the last one, what was read is whole.
                 if self.env.info()["last_txnid"] == transaction.id():
                     return value
-        raise lmdb.Error("a writer commits too fast for a reader whose lock file belongs to another table")
+        raise lmdb.Error("a writer commits too fast for a reader without lock")
 
     def page(self, after: bytes | None) -> list[tuple[bytes, bytes]]:
         """Return up to a thousand entries behind a key; lmdb.Error passes."""
@@ -241,18 +263,6 @@ def _open(path: str, *, lock: bool) -> lmdb.Environment:
     if lock:
         env.reader_check()
     return env
-
-
-def _agrees(env: lmdb.Environment) -> bool:
-    for _ in range(_STALE_LOCK_TRIES):
-        try:
-            with env.begin() as transaction:
-                if transaction.id() == env.info()["last_txnid"]:
-                    return True
-        except lmdb.MapResizedError:
-            env.set_mapsize(0)
-        time.sleep(0.005)
-    return False
 
 
 def _reason(path: str, error: lmdb.Error | OSError) -> str:

@@ -144,36 +144,16 @@ class ZoneResolver:
                     return Answer(dnssec=status)
                 raise DnsTemporaryError(question, "bogus, as the zone says")
             sets = self._sets(canonical)
-            if sets is None or record_type in sets or RecordType.CNAME not in sets:
-                return self._answer(question, wire, canonical, record_type, sets, status)
             try:
-                canonical = dns_wire.name_in(sets[RecordType.CNAME][0])
-            except dns_wire.MalformedReply as error:
-                raise DnsTemporaryError(question, str(error)) from error
+                if sets is not None and record_type not in sets and RecordType.CNAME in sets:
+                    canonical = dns_wire.name_in(sets[RecordType.CNAME][0])
+                    continue
+                records = _decoded(record_type, sets or {})
+            except (dns_wire.MalformedReply, IndexError, ValueError) as error:
+                raise DnsTemporaryError(question, f"malformed data: {error}") from error
+            alias = "" if canonical == wire else dns_wire.name_to_text(canonical)
+            return Answer(records, exists=sets is not None, dnssec=status, canonical=alias)
         raise DnsTemporaryError(question, "an alias that leads in a circle, or too far")
-
-    def _answer(
-        self,
-        question: str,
-        asked: bytes,
-        canonical: bytes,
-        record_type: RecordType,
-        sets: dict[int, list[bytes]] | None,
-        status: DnssecStatus,
-    ) -> Answer[Any]:
-        found = sets.get(record_type, ()) if sets else ()
-        try:
-            records = [dns_wire.decode_data(data, record_type, 0, len(data)) for data in found]
-        except (dns_wire.MalformedReply, IndexError, ValueError) as error:
-            raise DnsTemporaryError(question, f"malformed data: {error}") from error
-        if record_type is RecordType.MX:
-            records.sort(key=dns_wire.mail_exchanger_order)
-        return Answer(
-            tuple(records),
-            exists=sets is not None,
-            dnssec=status,
-            canonical="" if canonical == asked else dns_wire.name_to_text(canonical),
-        )
 
     def _sets(self, name: bytes) -> dict[int, list[bytes]] | None:
         """Return the record sets of a name, perhaps by a wildcard; None for NXDOMAIN."""
@@ -192,6 +172,13 @@ class ZoneResolver:
             if name == b"\0":
                 return self._default
             name = _parent(name)
+
+
+def _decoded(record_type: RecordType, sets: dict[int, list[bytes]]) -> tuple[Any, ...]:
+    records = [dns_wire.decode_data(data, record_type, 0, len(data)) for data in sets.get(record_type, ())]
+    if record_type is RecordType.MX:
+        records.sort(key=dns_wire.mail_exchanger_order)
+    return tuple(records)
 
 
 def _parent(name: bytes) -> bytes:
@@ -289,8 +276,11 @@ def _read_data(
     token = tokenizer.get()
     tokenizer.unget(token)
     if token.is_identifier() and token.value == r"\#":  # RFC 3597 section 5: taken as it is, malformed or not
-        generic = dns.rdata.GenericRdata.from_text(dns.rdataclass.IN, record_type, tokenizer)
-        tokenizer.get_eol()
-        return generic.to_digestable()
+        tokenizer.get()
+        size = tokenizer.get_int()
+        raw = bytes.fromhex(tokenizer.concatenate_remaining_identifiers(allow_empty=True))
+        if len(raw) != size:
+            raise ValueError("the data have another length than they say")
+        return raw
     data = dns.rdata.from_text(dns.rdataclass.IN, record_type, tokenizer, origin, relativize=False)
-    return data.to_digestable()
+    return bytes(data.to_digestable())

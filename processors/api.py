@@ -10,7 +10,7 @@ PermanentError (held); anything else is wrapped at the engine's one boundary, an
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import StrEnum
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
 from msgspec import Struct
@@ -22,13 +22,18 @@ from .edits import Edit
 from .results import AuthResult
 
 
-class Phase(IntEnum):
-    """Where in a pipeline a processor may stand; an order that goes back is refused at load."""
+class Phase(StrEnum):
+    """Where in a pipeline a processor may stand, in order; one that goes back is refused at load."""
 
-    VERIFY = 1
-    MODIFY = 2
-    SIGN = 3
-    SEAL = 4
+    VERIFY = "verify"
+    MODIFY = "modify"
+    SIGN = "sign"
+    SEAL = "seal"
+
+    @property
+    def rank(self) -> int:
+        """The place in the order, from 0."""
+        return tuple(Phase).index(self)
 
 
 class Proceed(Struct, frozen=True, kw_only=True, tag="proceed"):
@@ -157,8 +162,7 @@ class Processor(Generic[Config]):
                 (argument,) = get_args(base)
                 if isinstance(argument, type) and issubclass(argument, ProcessorConfig):
                     cls.config_type = argument
-        if isinstance(cls.phase, str):
-            cls.phase = Phase[cls.phase.upper()]
+        cls.phase = Phase(cls.phase)
 
     def __init__(self, config: Config) -> None:
         self.config = config

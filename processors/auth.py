@@ -17,6 +17,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from ..errors import ConfigError
+from ..lookups.organisational_domain import DEBIAN_LIST, PublicSuffixList
 from ..spool.message import Message
 from .api import Context, Processor, ProcessorConfig, Verdict, defer, proceed
 from .authentication.arc_verify import ArcResult
@@ -59,7 +60,7 @@ class Config(ProcessorConfig, frozen=True):
     ] = "tree-walk"
     public_suffix_list: Annotated[
         str, Meta(description="File with the public suffix list, for dmarc = public-suffix-list.")
-    ] = ""
+    ] = DEBIAN_LIST
     dmarc_for_submission: Annotated[
         bool, Meta(description="Evaluate SPF and DMARC also for authenticated or local submission.")
     ] = False
@@ -148,6 +149,13 @@ class Auth(Processor[Config]):
 
 
 def _dmarc_settings(config: Config) -> DmarcSettings:
+    if config.dmarc == "public-suffix-list":
+        return DmarcSettings(
+            discovery="public-suffix-list",
+            organizational_domain=PublicSuffixList.from_file(config.public_suffix_list).organisational_domain,
+            several_authors=config.several_authors,
+            trusted_sealers=config.trusted_sealers,
+        )
     return DmarcSettings(
         several_authors=config.several_authors,
         trusted_sealers=config.trusted_sealers,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
 from msgspec import Struct
 
 from ..spool import editing
@@ -140,8 +139,7 @@ class Applied(Struct, frozen=True, kw_only=True):
 def apply(message: Message, edits: tuple[Edit, ...]) -> Applied:
     """The message after edits, in order. Indexes are those of the message as given.
 
-    Fields added at the top end up in the order in which they are listed, the first one
-    topmost: a processor lists them as they shall be read.
+    Each field added at the top goes above all others: the one listed last ends up topmost.
     """
     if not edits:
         return Applied(message=message)
@@ -153,7 +151,7 @@ def apply(message: Message, edits: tuple[Edit, ...]) -> Applied:
     for edit in edits:
         match edit:
             case AddHeader(at="top"):
-                top.append(edit.header)
+                top.insert(0, edit.header)
             case AddHeader():
                 end.append(edit.header)
             case RemoveHeader():
@@ -168,7 +166,7 @@ def apply(message: Message, edits: tuple[Edit, ...]) -> Applied:
                 envelope = _edit_envelope(envelope, edit)
     kept = [changed.get(index, header) for index, header in enumerate(message.headers)]
     headers = (*top, *(header for header in kept if header is not None), *end)
-    envelope = msgspec.structs.replace(envelope, headers=headers)
+    envelope = envelope.replace(headers=headers)
     if body is not message.body:
         envelope = editing.with_body(envelope, body)
     return Applied(message=Message(envelope, body), body_replaced=body is not message.body, queue=queue)

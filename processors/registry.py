@@ -49,7 +49,9 @@ def find(use: str) -> type[Processor[Any]]:
             raise ConfigError(f'processor "{use}" can\'t be imported: {error}') from error
     if not (isinstance(loaded, type) and issubclass(loaded, Processor)):
         raise ConfigError(f'"{use}" is not a respool.Processor')
-    return loaded
+    checked: Any = loaded
+    found: type[Processor[Any]] = checked
+    return found
 
 
 def build(use: str, config: dict[str, Any]) -> Processor[Any]:

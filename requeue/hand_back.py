@@ -121,4 +121,3 @@ class HandBack:
         finally:
             os.close(out)
         durable.sync(job.descriptor)
-

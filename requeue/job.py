@@ -199,7 +199,5 @@ class Job:
 
     def move(self, place: str) -> None:
         """Change the message's state: one rename."""
-        durable.rename(
-            self.claim.name, self.claim.name, at=self.state.states[self.place], to=self.state.states[place]
-        )
+        durable.rename(self.claim.name, self.claim.name, at=self.state.states[self.place], to=self.state.states[place])
         self.place = place

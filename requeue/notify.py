@@ -31,7 +31,7 @@ def payload(message_id: MessageId, queue: str) -> bytes:
 
 
 class Notifier:
-    """Sends datagrams to one daemon. address is an abstract name (``\\0...``) or a path."""
+    """Sends datagrams to one daemon. address is an abstract name (a leading NUL) or a path."""
 
     def __init__(self, address: bytes) -> None:
         self._address = address

@@ -109,9 +109,7 @@ def _read_id(out: int, name: OutputName) -> MessageId:
     try:
         return MessageId(line.decode("ascii").removesuffix("-H"))
     except ValueError as error:
-        raise SpoolFormatError(
-            file=name.name, line=1, column=1, expected="<id>-H", found=repr(line[:40])
-        ) from error
+        raise SpoolFormatError(file=name.name, line=1, column=1, expected="<id>-H", found=repr(line[:40])) from error
 
 
 def _lock(job: Job, out: int, message_id: MessageId) -> int:
@@ -160,9 +158,7 @@ def _place(out: int, name: OutputName, message_id: MessageId, target: Target) ->
         os.close(top)
 
 
-def _link_and_rename(
-    out: int, name: OutputName, message_id: MessageId, directory: int, mine: os.stat_result
-) -> None:
+def _link_and_rename(out: int, name: OutputName, message_id: MessageId, directory: int, mine: os.stat_result) -> None:
     try:
         durable.link(message_id.data_name, message_id.data_name, at=out, to=directory)
     except FileExistsError as error:

@@ -26,7 +26,7 @@ def read_message(job: Job) -> Message:
     itself does before its next attempt (deliver.c); the file is left as it is.
     """
     check_first_line(job.open_data(), job.id)
-    envelope = parse_header_file(_read(job, job.id.header_name), file=job.id.header_name)
+    envelope = parse_header_file(read_file(job.id.header_name, at=job.descriptor), file=job.id.header_name)
     envelope = _merged(job, envelope)
     body = FileBody(job.open_data(), job.id.body_offset, wireformat=envelope.is_wireformat)
     return Message(envelope, body)
@@ -44,13 +44,14 @@ def check_first_line(descriptor: int, message_id: MessageId) -> None:
 
 def _merged(job: Job, envelope: Envelope) -> Envelope:
     try:
-        return merge_journal(envelope, _read(job, job.id.journal_name))
+        return merge_journal(envelope, read_file(job.id.journal_name, at=job.descriptor))
     except FileNotFoundError:
         return envelope
 
 
-def _read(job: Job, name: str) -> bytes:
-    descriptor = durable.open_file(name, at=job.descriptor)
+def read_file(name: str, *, at: int) -> bytes:
+    """The whole of a regular file, by pread."""
+    descriptor = durable.open_file(name, at=at)
     try:
         size = os.fstat(descriptor).st_size
         parts: list[bytes] = []

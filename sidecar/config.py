@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import socket
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -24,26 +24,26 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of every table: unknown keys are refused."""
 
 
-class ExportSource(_Section, frozen=True, tag_field="kind", tag="export"):
+class ExportSource(_Section, frozen=True, kw_only=True, tag_field="kind", tag="export"):
     """Pairs that Exim's queuefile transport hard-links into a directory."""
 
     directory: Annotated[str, Meta(description="The export directory.")]
 
 
-class QueueSource(_Section, frozen=True, tag_field="kind", tag="queue"):
+class QueueSource(_Section, frozen=True, kw_only=True, tag_field="kind", tag="queue"):
     """A named queue of Exim (`queue = NAME` with `control = queue_only` in an ACL)."""
 
     spool_directory: Annotated[str, Meta(description="Exim's spool_directory.")]
     queue: Annotated[str, Meta(description="Name of the queue to take messages from.", min_length=1, max_length=64)]
 
 
-class DirectorySource(_Section, frozen=True, tag_field="kind", tag="directory"):
+class DirectorySource(_Section, frozen=True, kw_only=True, tag_field="kind", tag="directory"):
     """An archive of pairs that no Exim uses."""
 
     directory: Annotated[str, Meta(description="The directory with the pairs.")]
 
 
-class SpoolRequeue(_Section, frozen=True, tag_field="kind", tag="spool"):
+class SpoolRequeue(_Section, frozen=True, kw_only=True, tag_field="kind", tag="spool"):
     """Into the spool of a running Exim."""
 
     spool_directory: Annotated[str, Meta(description="Exim's spool_directory.")]
@@ -57,12 +57,12 @@ class SpoolRequeue(_Section, frozen=True, tag_field="kind", tag="spool"):
     split: Annotated[
         bool | None, Meta(description="Whether the spool is split; unset: found out by looking at it.")
     ] = None
-    localhost_number: Annotated[int | None, Meta(description="Exim's localhost_number, if it is set.", ge=0, le=16)] = (
-        None
-    )
+    localhost_number: Annotated[
+        Annotated[int, Meta(ge=0, le=16)] | None, Meta(description="Exim's localhost_number, if it is set.")
+    ] = None
 
 
-class DirectoryRequeue(_Section, frozen=True, tag_field="kind", tag="directory"):
+class DirectoryRequeue(_Section, frozen=True, kw_only=True, tag_field="kind", tag="directory"):
     """Into a plain directory of pairs."""
 
     directory: Annotated[str, Meta(description="The directory to publish into.")]
@@ -71,13 +71,13 @@ class DirectoryRequeue(_Section, frozen=True, tag_field="kind", tag="directory")
     )
 
 
-class EximSection(_Section, frozen=True):
+class EximSection(_Section, frozen=True, kw_only=True):
     """The Exim beside which respool runs."""
 
     command: Annotated[str, Meta(description="Exim's program.")] = "/usr/sbin/exim"
 
 
-class DnsSection(_Section, frozen=True):
+class DnsSection(_Section, frozen=True, kw_only=True):
     """Where DNS is asked."""
 
     nameservers: Annotated[
@@ -88,7 +88,7 @@ class DnsSection(_Section, frozen=True):
     ] = None
 
 
-class ProcessorEntry(_Section, frozen=True):
+class ProcessorEntry(_Section, frozen=True, kw_only=True):
     """One step of the pipeline."""
 
     use: Annotated[str, Meta(description="Name of a processor, or /path/to/file.py:ClassName.")]
@@ -102,36 +102,16 @@ def _hostname() -> str:
     return socket.getfqdn()
 
 
-class Config(_Section, frozen=True):
-    """The whole file. One file, one source: a second export directory is a second sidecar."""
+class PipelineConfig(_Section, frozen=True, kw_only=True):
+    """What every use of respool needs: who we are, where DNS is asked, the processors."""
 
-    state_directory: Annotated[
-        str, Meta(description="Where respool keeps its work; on the filesystem of source and target.")
-    ]
-    source: ExportSource | QueueSource | DirectorySource
-    requeue: SpoolRequeue | DirectoryRequeue
     hostname: Annotated[str, Meta(description="This host's name; default: the system's.", min_length=1)] = (
         msgspec.field(default_factory=_hostname)
     )
     authserv_id: Annotated[str, Meta(description="Our id in Authentication-Results; default: hostname.")] = ""
-    workers: Annotated[int, Meta(description="Worker processes; default: one a core.", ge=1, le=256)] = (
-        msgspec.field(default_factory=lambda: os.cpu_count() or 1)
+    deadline_seconds: Annotated[_Positive, Meta(description="Time that the processors may take for one message.")] = (
+        60.0
     )
-    orphan_seconds: Annotated[
-        _Positive, Meta(description="How long half a message is waited for before it is set aside.")
-    ] = 600.0
-    threads: Annotated[int, Meta(description="Messages in hand at once in each worker.", ge=1, le=256)] = 8
-    deadline_seconds: Annotated[
-        _Positive, Meta(description="Time that the processors may take for one message.")
-    ] = 60.0
-    scan_seconds: Annotated[
-        _Positive, Meta(description="How often the source is looked at, whatever the events say.")
-    ] = 30.0
-    mode: Annotated[
-        Literal["process", "observe"],
-        Meta(description="observe: log what would be done, requeue every message unchanged."),
-    ] = "process"
-    exim: EximSection = EximSection()
     dns: DnsSection = DnsSection()
     processor: tuple[ProcessorEntry, ...] = ()
 
@@ -141,20 +121,62 @@ class Config(_Section, frozen=True):
         return self.authserv_id or self.hostname
 
 
-def load(path: str) -> Config:
-    """Read and decode a file. Raises ConfigError."""
+class Config(PipelineConfig, frozen=True, kw_only=True):
+    """The whole file. One file, one source: a second export directory is a second sidecar."""
+
+    state_directory: Annotated[
+        str, Meta(description="Where respool keeps its work; on the filesystem of source and target.")
+    ]
+    source: ExportSource | QueueSource | DirectorySource
+    requeue: SpoolRequeue | DirectoryRequeue
+    workers: Annotated[int, Meta(description="Worker processes; default: one a core.", ge=1, le=256)] = msgspec.field(
+        default_factory=lambda: os.cpu_count() or 1
+    )
+    threads: Annotated[int, Meta(description="Messages in hand at once in each worker.", ge=1, le=256)] = 8
+    scan_seconds: Annotated[
+        _Positive, Meta(description="How often the source is looked at, whatever the events say.")
+    ] = 30.0
+    orphan_seconds: Annotated[
+        float, Meta(description="How long half a message is waited for before it is set aside.", ge=0)
+    ] = 600.0
+    mode: Annotated[
+        Literal["process", "observe"],
+        Meta(description="observe: log what would be done, requeue every message unchanged."),
+    ] = "process"
+    exim: EximSection = EximSection()
+
+
+class BatchConfig(PipelineConfig, frozen=True, kw_only=True):
+    """The same file as ``respool batch`` reads it: what concerns the sidecar alone is not looked at."""
+
+    workers: int = msgspec.field(default_factory=lambda: os.cpu_count() or 1)
+    state_directory: Any = None
+    source: Any = None
+    requeue: Any = None
+    threads: Any = None
+    scan_seconds: Any = None
+    orphan_seconds: Any = None
+    mode: Any = None
+    exim: Any = None
+
+
+_Type = TypeVar("_Type", bound=PipelineConfig)
+
+
+def load(path: str, kind: type[_Type]) -> _Type:
+    """Read and decode a file as kind. Raises ConfigError."""
     try:
         with open(path, "rb") as file:
             content = file.read()
     except OSError as error:
         raise ConfigError(error.strerror or "can't be read", file=path) from error
-    return decode(content, file=path)
+    return decode(content, kind, file=path)
 
 
-def decode(content: bytes, *, file: str) -> Config:
-    """Decode TOML. Raises ConfigError naming file."""
+def decode(content: bytes, kind: type[_Type], *, file: str) -> _Type:
+    """Decode TOML as kind. Raises ConfigError naming file."""
     try:
-        return msgspec.toml.decode(content, type=Config)
+        return msgspec.toml.decode(content, type=kind)
     except msgspec.ValidationError as error:
         reason, _, key = str(error).partition(" - at ")
         raise ConfigError(reason + _nearest(reason), file=file, key=key.strip("`")) from error

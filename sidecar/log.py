@@ -24,9 +24,7 @@ def configure(*, level: int = 20, terminal: bool | None = None) -> None:
     """Set the process's log up; level as in the logging module, terminal None to find out."""
     is_terminal = sys.stderr.isatty() if terminal is None else terminal
     renderers: list[Any] = (
-        [structlog.dev.ConsoleRenderer(pad_event_to=24, sort_keys=False)]
-        if is_terminal
-        else [structlog.processors.EventRenamer("event"), _render_json]
+        [structlog.dev.ConsoleRenderer(pad_event_to=24, sort_keys=False)] if is_terminal else [_render_json]
     )
     structlog.configure(
         processors=[
@@ -49,12 +47,8 @@ def get() -> FilteringBoundLogger:
     return logger
 
 
-def _escape_values(
-    _logger: WrappedLogger, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
+def _escape_values(_logger: WrappedLogger, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
-        if isinstance(value, str) and type(value) is not str:
-            value = str.__str__(value)
         if isinstance(value, bytes | str):
             event[key] = escape(value)
         elif isinstance(value, RespoolError | OSError):
@@ -63,4 +57,5 @@ def _escape_values(
 
 
 def _render_json(_logger: WrappedLogger, _method: str, event: MutableMapping[str, Any]) -> bytes:
-    return msgspec.json.encode(event, enc_hook=repr)
+    first = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
+    return msgspec.json.encode({**first, **event}, enc_hook=repr)

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal
 
 from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
-from ..errors import ConfigError, PermanentError, ProcessorError, TemporaryError
+from ..errors import PermanentError, ProcessorError, TemporaryError
 from ..lookups.dns import Resolver
 from ..processors import api
 from ..processors.edits import Edit, apply, divide
-from ..processors.registry import build
 from ..processors.results import AuthResult
 from ..requeue.plan import Defer, Hold, Output, Plan, Requeue
 from ..spool.editing import freeze
 from ..spool.message import Message
-from .config import ProcessorEntry
 
 OnError = Literal["defer", "skip", "hold"]
 
@@ -61,31 +59,6 @@ class _Part(Struct, frozen=True, kw_only=True):
     frozen_for: str = ""
     original_body: bool = True
     queue: str = ""
-
-
-def build_steps(entries: Iterable[ProcessorEntry]) -> tuple[Step, ...]:
-    """The processors of a configuration, in order. Raises ConfigError with the entry's key."""
-    steps: list[Step] = []
-    for index, entry in enumerate(entries):
-        key = f"$.processor[{index}]"
-        try:
-            processor = build(entry.use, entry.config)
-        except ConfigError as error:
-            inner = f"{key}.{error.key}" if error.key else f"{key}.use"
-            raise ConfigError(error.reason, file=error.file, key=inner) from error
-        if steps and processor.phase < steps[-1].processor.phase:
-            before = steps[-1]
-            raise ConfigError(
-                f'"{entry.use}" belongs to phase {_name(processor)} and can\'t come after "{before.name}", '
-                f"which belongs to {_name(before.processor)} (verify < modify < sign < seal)",
-                key=key,
-            )
-        steps.append(Step(entry.use, processor, entry.on_error))
-    return tuple(steps)
-
-
-def _name(processor: api.Processor[Any]) -> str:
-    return api.Phase(processor.phase).name.lower()
 
 
 class Pipeline:
@@ -185,9 +158,9 @@ def _call(step: Step, part: _Part, context: api.Context, *, released: bool) -> t
         error, following = raised, api.Defer(reason=str(raised), retry_after=raised.retry_after)
     except PermanentError as raised:
         error, following = raised, api.Hold(reason=str(raised))
-    except Exception as raised:  # noqa: BLE001 the boundary between processors and the engine
+    except Exception as raised:
         error = ProcessorError(step.name, raised)
-        context.log.error("processor.failed", processor=step.name, error=error, exc_info=raised)
+        context.log.exception("processor.failed", processor=step.name, error=error)
         following = _on_error(step, part, error)
     return Traced(processor=step.name, verdict=verdict, error=error, seconds=time.monotonic() - started), following
 

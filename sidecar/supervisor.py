@@ -20,18 +20,16 @@ from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
 from ..errors import ConfigError
-from ..lookups.dns import Resolver
-from ..lookups.resolver import DnsResolver
-from ..lookups.zone import ZoneResolver
 from ..requeue import durable
 from ..requeue.hand_back import HandBack
-from ..requeue.notify import Notifier, tell_nobody
+from ..requeue.notify import Notifier, Tell, tell_nobody
 from ..requeue.state import StateDirectory
 from ..requeue.target import Target
-from ..spool.sources import Source
+from ..spool.sources import Kind, Source
 from .config import Config, DirectorySource, ExportSource, QueueSource, SpoolRequeue
-from .engine import Engine
-from .pipeline import Pipeline, Step, build_steps
+from .engine import Engine, Report
+from .pipeline import Step
+from .pipeline_setup import build_steps, make_pipeline
 from .worker import Worker
 
 _RESTART_WAIT: Final = 1.0
@@ -56,14 +54,18 @@ class Prepared(Struct, frozen=True, kw_only=True):
 
 def prepare(config: Config) -> Prepared:
     """Open, check and own the directories of a configuration, and build its processors. Raises ConfigError."""
+    try:
+        return _prepare(config)
+    except OSError as error:
+        raise ConfigError(f"{error.filename or config.state_directory}: {error.strerror}") from error
+
+
+def _prepare(config: Config) -> Prepared:
     steps = build_steps(config.processor)
     target = _open_target(config)
     source = _open_source(config)
-    try:
-        os.makedirs(config.state_directory, mode=durable.DIRECTORY_MODE, exist_ok=True)
-        state = StateDirectory(config.state_directory)
-    except OSError as error:
-        raise ConfigError(f"{config.state_directory}: {error.strerror}", key="$.state_directory") from error
+    os.makedirs(config.state_directory, mode=durable.DIRECTORY_MODE, exist_ok=True)
+    state = StateDirectory(config.state_directory)
     target.give(state.descriptor, durable.DIRECTORY_MODE)
     owner = target.uid if target.kind == "spool" else os.geteuid()
     state.check(owner)
@@ -75,9 +77,7 @@ def prepare(config: Config) -> Prepared:
     }
     for key, device in devices.items():
         if device != devices["$.state_directory"]:
-            raise ConfigError(
-                "must be on the filesystem of state_directory: messages move by rename and link", key=key
-            )
+            raise ConfigError("must be on the filesystem of state_directory: messages move by rename and link", key=key)
     state.own()
     source.own()
     return Prepared(config=config, state=state, source=source, target=target, steps=steps)
@@ -97,6 +97,7 @@ def _open_target(config: Config) -> Target:
 def _open_source(config: Config) -> Source:
     source = config.source
     message_log: str | None = None
+    kind: Kind
     match source:
         case ExportSource():
             kind, path = "export", source.directory
@@ -113,35 +114,25 @@ def _open_source(config: Config) -> Source:
         raise ConfigError(f"{path}: {error.strerror}", key="$.source") from error
 
 
-def make_resolver(config: Config) -> Resolver:
-    """The resolver that a configuration asks for. Raises ConfigError."""
-    if config.dns.zone_file is not None:
-        try:
-            return ZoneResolver.from_file(config.dns.zone_file)
-        except OSError as error:
-            raise ConfigError(f"{config.dns.zone_file}: {error.strerror}", key="$.dns.zone_file") from error
-    return DnsResolver(config.dns.nameservers)
-
-
 def make_worker(
-    prepared: Prepared, log: FilteringBoundLogger, *, number: int = 0, count: int = 1, once: bool, trace: bool
+    prepared: Prepared,
+    log: FilteringBoundLogger,
+    *,
+    number: int = 0,
+    count: int = 1,
+    once: bool,
+    trace: bool,
+    report: Callable[[Report], None] | None = None,
 ) -> Worker:
     """A worker on prepared directories; call it in the process that shall run it."""
     config = prepared.config
-    tell = tell_nobody
+    tell: Tell = tell_nobody
     queue = ""
     if isinstance(config.requeue, SpoolRequeue):
         queue = config.requeue.queue
         if config.requeue.notify != "none":
             tell = Notifier.for_spool(config.requeue.spool_directory).tell
-    pipeline = Pipeline(
-        prepared.steps,
-        hostname=config.hostname,
-        authserv_id=config.our_authserv_id,
-        resolver=make_resolver(config),
-        queue=queue,
-        deadline_seconds=config.deadline_seconds,
-    )
+    pipeline = make_pipeline(config, prepared.steps, queue=queue)
     hand_back = HandBack(
         prepared.state,
         prepared.target,
@@ -157,6 +148,7 @@ def make_worker(
         is_export=prepared.source.kind == "export",
         observe=config.mode == "observe",
         trace=trace,
+        report=report,
     )
     return Worker(
         prepared.state,

@@ -12,17 +12,18 @@ import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
 from ..errors import ConflictError, NotReadyError
+from ..requeue import orphans
 from ..requeue.claim import take
 from ..requeue.job import Job, Phase
 from ..requeue.recovery import recover
 from ..requeue.state import Claim, StateDirectory
-from ..requeue import orphans
 from ..spool.directory import Found
 from ..spool.sources import Source
 from ..spool.watch import Watch
@@ -80,6 +81,7 @@ class Worker:
         self._halves: dict[Found, float] = {}
         self._retry_at: dict[Claim, float] = {}
         self.ended: Counter[str] = Counter()
+        self._left = 0
         self._watch: Watch | None = None
 
     def stop(self) -> None:
@@ -89,9 +91,8 @@ class Worker:
 
     def run(self) -> int:
         """Work until stopped, or until nothing is left with once. Returns the exit code."""
-        self._state.sweep_gone()
         self._start_watching()
-        self._recover_all()
+        self._attempt(self._recover_all)
         threads = [
             threading.Thread(target=self._serve, name=f"message-{number}") for number in range(self._thread_count)
         ]
@@ -112,10 +113,9 @@ class Worker:
                     self._check_hung()
             if self._watch is not None:
                 self._watch.stop()
-        left = len(self._waiting)
         for waiting in self._waiting:
             waiting.job.close()
-        if left:
+        if self._waiting or self._left:
             return EXIT_TEMPORARY
         return EXIT_FAILED if any(is_failure(state) for state in self.ended) else EXIT_DONE
 
@@ -156,16 +156,20 @@ class Worker:
         if self._scan_wanted or now >= self._next_scan:
             self._scan_wanted = False
             self._next_scan = now + self._scan_seconds
-            try:
-                self._scan(now)
-                self._retry_deferred()
-                self._recover_all()
-            except OSError as error:
-                self._pause(error)
+            self._attempt(self._scan)
+            self._attempt(self._retry_deferred)
+            self._attempt(self._recover_all)
         self._go_on_waiting(now)
         self._check_hung()
 
-    def _scan(self, now: float) -> None:
+    def _attempt(self, look: Callable[[], None]) -> None:
+        try:
+            look()
+        except OSError as error:
+            self._pause(error)
+
+    def _scan(self) -> None:
+        now = time.monotonic()
         listing = self._source.input.list()
         self._intake.offer_all(listing.pairs)
         if self._watch is not None:
@@ -181,21 +185,17 @@ class Worker:
     def _set_aside(self, found: Found) -> None:
         job = orphans.set_aside(self._state, self._source, found)
         if job is not None:
-            self._carry(job, job.phase())
+            self._carry(job)
 
     def _recover_all(self) -> None:
+        self._state.sweep_gone()
         for claim in self._state.list("work"):
             if self._stopping.is_set():
                 return
             job = Job.take(self._state, "work", claim)
             if job is None:
                 continue
-            phase = recover(self._state, self._source, job)
-            if phase is Phase.EMPTY:
-                job.close()
-                continue
-            self._log.info("message.recovered", id=str(claim.id), claim=claim.number, phase=phase.name.lower())
-            self._carry(job, phase, again=True)
+            self._carry(job, again=True)
 
     def _retry_deferred(self) -> None:
         now = time.time()
@@ -214,7 +214,7 @@ class Worker:
                 job.close()
                 continue
             job.move("work")
-            self._carry(job, job.phase(), again=True)
+            self._carry(job, again=True)
 
     # The threads: working.
 
@@ -233,26 +233,40 @@ class Worker:
         except ConflictError as error:
             if self._once and wait > _ONCE_PATIENCE:
                 self._log.warning("message.locked", id=str(found.id), holder=error.holder)
-                self.ended["locked"] += 1
-                self._intake.done(found)
+                self._leave(found)
             else:
                 self._intake.again(found, wait)
         except NotReadyError:
             self._intake.done(found)
         except OSError as error:
             self._pause(error)
-            self._intake.again(found, _PAUSE)
+            if self._once:
+                self._leave(found)
+            else:
+                self._intake.again(found, _PAUSE)
         else:
-            self._carry(job, job.phase())
+            self._carry(job)
             self._intake.done(found)
 
-    def _carry(self, job: Job, phase: Phase, *, again: bool = False, wait: float = 0.01) -> None:
-        """Handle a job; what can't go on now is kept in hand and tried again."""
+    def _leave(self, found: Found) -> None:
+        """A message that this run does not get."""
+        with self._guard:
+            self._left += 1
+        self._intake.done(found)
+
+    def _carry(self, job: Job, *, again: bool = False, wait: float = 0.01) -> None:
+        """Handle a job; what can't go on now is kept in hand and tried again.
+
+        again: somebody had it in hand before, and it was left as it is now.
+        """
         me = threading.get_ident()
         with self._guard:
             self._in_hand[me] = time.monotonic(), str(job.id)
         try:
-            state = self._engine.handle(job, phase, again=again)
+            phase = recover(self._state, self._source, job)
+            if again:
+                self._log.info("message.recovered", id=str(job.id), claim=job.claim.number, phase=phase.name.lower())
+            state = None if phase is Phase.EMPTY else self._engine.handle(job, phase, again=again)
         except ConflictError as error:
             self._log.info("message.waits", id=str(job.id), holder=error.holder)
             self._keep(job, min(wait * 2, _PAUSE))
@@ -261,8 +275,9 @@ class Worker:
             self._keep(job, _PAUSE)
         else:
             job.close()
-            with self._guard:
-                self.ended[state] += 1
+            if state is not None:
+                with self._guard:
+                    self.ended[state] += 1
         finally:
             with self._guard:
                 self._in_hand.pop(me, None)
@@ -277,7 +292,7 @@ class Worker:
             due = [waiting for waiting in self._waiting if waiting.due <= now]
             self._waiting = [waiting for waiting in self._waiting if waiting.due > now]
         for waiting in due:
-            self._carry(waiting.job, waiting.job.phase(), wait=waiting.wait)
+            self._carry(waiting.job, wait=waiting.wait)
 
     def _pause(self, error: OSError, message_id: str | None = None) -> None:
         """Trouble with the system itself: take nothing new for a while."""
@@ -300,4 +315,3 @@ class Worker:
         if hung:
             self._log.error("worker.hung", id=hung[0], seconds=self._hung_after)
             os._exit(EXIT_HUNG)
-

@@ -89,11 +89,15 @@ class _Port(_DirectiveValue[int]):
 class DirectiveValues:
     """The typed values of an envelope's directives; None where a text is absent.
 
-    A mixin: directives and received_time are Envelope's fields.
+    A mixin: directives and received_time are Envelope's.
     """
 
-    directives: tuple[Directive, ...]
     received_time: int
+
+    @cached_property
+    def directives(self) -> tuple[Directive, ...]:
+        """The directives in the order of the file."""
+        raise NotImplementedError
 
     @cached_property
     def values(self) -> dict[bytes, bytes | None]:

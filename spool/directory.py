@@ -137,6 +137,7 @@ def check_ownership(path: str, descriptor: int, owner: int) -> None:
     """
     status = os.fstat(descriptor)
     if status.st_uid not in {0, owner}:
-        raise ConfigError(f"{path} belongs to uid {status.st_uid}; it must belong to root or the spool's owner, uid {owner}")
+        raise ConfigError(f"{path} belongs to uid {status.st_uid}, not to root or the spool's owner, uid {owner}")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigError(f"{path} can be written by others (mode {stat.S_IMODE(status.st_mode):04o}): chmod go-w {path}")
+        mode = stat.S_IMODE(status.st_mode)
+        raise ConfigError(f"{path} can be written by others (mode {mode:04o}): chmod go-w {path}")

@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, Literal, TypeVar
 
-from msgspec.structs import replace
-
 from .body import Body, count_body
 from .directive import Directive
 from .envelope import Envelope, Header, Recipient, TreeNode
@@ -49,20 +47,20 @@ _DIRECTIVE_ORDER: Final[Mapping[bytes, int]] = {
 def add_header(envelope: Envelope, header: Header, *, at: Literal["top", "end"] = "top") -> Envelope:
     """One field more, above all records or below them."""
     headers = envelope.headers
-    return replace(envelope, headers=(header, *headers) if at == "top" else (*headers, header))
+    return envelope.replace(headers=(header, *headers) if at == "top" else (*headers, header))
 
 
 def remove_header(envelope: Envelope, index: int, *, keep_record: bool = False) -> Envelope:
     """Without the record at index; with keep_record it stays as ``*``, not sent, as Exim keeps one."""
     header = _at(envelope.headers, index)
     kept = (Header("*", header.raw),) if keep_record else ()
-    return replace(envelope, headers=envelope.headers[:index] + kept + envelope.headers[index + 1 :])
+    return envelope.replace(headers=envelope.headers[:index] + kept + envelope.headers[index + 1 :])
 
 
 def replace_header(envelope: Envelope, index: int, header: Header) -> Envelope:
     """Another field in the place of the record at index."""
     _at(envelope.headers, index)
-    return replace(envelope, headers=(*envelope.headers[:index], header, *envelope.headers[index + 1 :]))
+    return envelope.replace(headers=(*envelope.headers[:index], header, *envelope.headers[index + 1 :]))
 
 
 # Envelope
@@ -70,14 +68,14 @@ def replace_header(envelope: Envelope, index: int, header: Header) -> Envelope:
 
 def with_id(envelope: Envelope, message_id: MessageId) -> Envelope:
     """The same message under another id: only the first line changes."""
-    return replace(envelope, id=message_id)
+    return envelope.replace(id=message_id)
 
 
 def set_sender(envelope: Envelope, sender: bytes) -> Envelope:
     """Another envelope sender, without angle brackets; empty for a bounce."""
     if any(byte in b"\n\r\0<>" for byte in sender) or len(sender) > LONGEST_FIXED_LINE - 3:
         raise ValueError(f"not a sender that a spool file can hold: {sender[:80]!r}")
-    return replace(envelope, sender=sender)
+    return envelope.replace(sender=sender)
 
 
 def set_directive(envelope: Envelope, directive: Directive) -> Envelope:
@@ -92,19 +90,19 @@ def set_directive(envelope: Envelope, directive: Directive) -> Envelope:
             for at, other in enumerate(envelope.directives)
             if at == last or not _same_name(other, directive)
         )
-        return replace(envelope, directives=tuple(changed))
+        return envelope.replace(directives=tuple(changed))
     place = _DIRECTIVE_ORDER.get(directive.name, len(_DIRECTIVE_ORDER))
     later = (
         at for at, other in enumerate(envelope.directives) if _DIRECTIVE_ORDER.get(other.name, -1) > place
     )  # fmt: skip
     at = next(later, len(envelope.directives))
-    return replace(envelope, directives=(*envelope.directives[:at], directive, *envelope.directives[at:]))
+    return envelope.replace(directives=(*envelope.directives[:at], directive, *envelope.directives[at:]))
 
 
 def remove_directive(envelope: Envelope, name: bytes) -> Envelope:
     """Without the single-line directives of that name."""
     kept = tuple(other for other in envelope.directives if other.variable is not None or other.name != name)
-    return replace(envelope, directives=kept) if len(kept) != len(envelope.directives) else envelope
+    return envelope.replace(directives=kept) if len(kept) != len(envelope.directives) else envelope
 
 
 def set_variable(
@@ -117,7 +115,7 @@ def set_variable(
 def remove_variable(envelope: Envelope, variable: str) -> Envelope:
     """Without that ACL variable."""
     kept = tuple(other for other in envelope.directives if other.variable != variable)
-    return replace(envelope, directives=kept) if len(kept) != len(envelope.directives) else envelope
+    return envelope.replace(directives=kept) if len(kept) != len(envelope.directives) else envelope
 
 
 def freeze(envelope: Envelope, now: int) -> Envelope:
@@ -148,7 +146,7 @@ def set_recipients(envelope: Envelope, recipients: Iterable[Recipient]) -> Envel
         raise ValueError(f"a message has 1 to {MOST_RECIPIENTS} recipients, not {len(listed)}")
     if any(not -1 <= recipient.parent < len(listed) for recipient in listed):
         raise ValueError("the parent of a recipient is outside of the list")
-    return modern_recipients(replace(envelope, recipients=listed))
+    return modern_recipients(envelope.replace(recipients=listed))
 
 
 def keep_recipients(envelope: Envelope, indexes: Collection[int]) -> Envelope:
@@ -181,7 +179,7 @@ def modern_recipients(envelope: Envelope) -> Envelope:
     """Every recipient plain or ``#3``: of ``#1`` and ``#2`` Exim since 4.86 loses a byte or the flags."""
     if all(_is_modern(recipient) for recipient in envelope.recipients):
         return envelope
-    return replace(envelope, recipients=tuple(_modernised(recipient) for recipient in envelope.recipients))
+    return envelope.replace(recipients=tuple(_modernised(recipient) for recipient in envelope.recipients))
 
 
 def add_non_recipients(envelope: Envelope, names: Iterable[bytes]) -> Envelope:
@@ -195,7 +193,7 @@ def add_non_recipients(envelope: Envelope, names: Iterable[bytes]) -> Envelope:
     for name in missing:
         if not 1 <= len(name) <= LONGEST_TREE_NAME or b"\n" in name or b"\0" in name:
             raise ValueError(f"not a name that the tree can hold: {name[:80]!r}")
-    return replace(envelope, tree=build_tree(sorted(missing | envelope.non_recipients)))
+    return envelope.replace(tree=build_tree(sorted(missing | envelope.non_recipients)))
 
 
 def build_tree(names: Sequence[bytes]) -> tuple[TreeNode, ...]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import Final
+from typing import Final, Protocol, TypedDict, Unpack
 
 from msgspec import Struct
 
@@ -30,6 +30,7 @@ __all__ = [
     "Header",
     "Recipient",
     "TreeNode",
+    "UnreadSections",
     "flag_for",
     "unique_form",
 ]
@@ -142,7 +143,23 @@ class TreeNode(Struct, frozen=True, kw_only=True, gc=False):
     raw: bytes = b""
 
 
-class Envelope(DirectiveValues, Struct, frozen=True, kw_only=True, dict=True):
+class UnreadSections(Protocol):
+    """Sections of a ``-H`` that have been verified and are made into values when they are asked for."""
+
+    def read_directives(self) -> tuple[Directive, ...]:
+        """Envelope.directives."""
+        ...
+
+    def read_recipients(self) -> tuple[Recipient, ...]:
+        """Envelope.recipients."""
+        ...
+
+    def read_headers(self) -> tuple[Header, ...]:
+        """Envelope.headers."""
+        ...
+
+
+class Envelope(DirectiveValues):
     """A whole ``-H`` file. The order of every tuple is the order in the file.
 
     tree is empty for ``XX``. identity_line, time_line and count_line are those lines as
@@ -150,6 +167,10 @@ class Envelope(DirectiveValues, Struct, frozen=True, kw_only=True, dict=True):
     blank, leading zeros, text after the numbers), else empty; they are written back as
     long as they still say the same. The typed values of directives are in
     DirectiveValues.
+
+    Immutable; replace() makes a changed one. No msgspec.Struct, since directives,
+    recipients and headers of a parsed envelope become values only when asked for: most
+    messages need few of them, and a parse has to be quick.
     """
 
     id: MessageId
@@ -159,13 +180,73 @@ class Envelope(DirectiveValues, Struct, frozen=True, kw_only=True, dict=True):
     sender: bytes
     received_time: int
     warning_count: int
-    directives: tuple[Directive, ...] = ()
     tree: tuple[TreeNode, ...] = ()
-    recipients: tuple[Recipient, ...] = ()
-    headers: tuple[Header, ...] = ()
     identity_line: bytes = b""
     time_line: bytes = b""
     count_line: bytes = b""
+    _unread: UnreadSections | None = None
+
+    def __init__(
+        self,
+        *,
+        id: MessageId,
+        login: bytes,
+        uid: int,
+        gid: int,
+        sender: bytes,
+        received_time: int,
+        warning_count: int,
+        directives: tuple[Directive, ...] = (),
+        tree: tuple[TreeNode, ...] = (),
+        recipients: tuple[Recipient, ...] = (),
+        headers: tuple[Header, ...] = (),
+        identity_line: bytes = b"",
+        time_line: bytes = b"",
+        count_line: bytes = b"",
+    ) -> None:
+        self.__dict__.update(
+            id=id, login=login, uid=uid, gid=gid, sender=sender, received_time=received_time,
+            warning_count=warning_count, directives=directives, tree=tree, recipients=recipients, headers=headers,
+            identity_line=identity_line, time_line=time_line, count_line=count_line,
+        )  # fmt: skip
+
+    @classmethod
+    def unread(
+        cls,
+        *,
+        id: MessageId,
+        login: bytes,
+        uid: int,
+        gid: int,
+        sender: bytes,
+        received_time: int,
+        warning_count: int,
+        sections: UnreadSections,
+    ) -> Envelope:
+        """An envelope with an empty tree whose other sections are read when asked for."""
+        envelope = cls.__new__(cls)
+        envelope.__dict__.update(
+            {
+                "id": id, "login": login, "uid": uid, "gid": gid, "sender": sender, "received_time": received_time,
+                "warning_count": warning_count, "_unread": sections,
+            }
+        )  # fmt: skip
+        return envelope
+
+    @cached_property
+    def directives(self) -> tuple[Directive, ...]:
+        """The lines after line 4 that start with a hyphen, ACL variables among them."""
+        return self._unread.read_directives() if self._unread is not None else ()
+
+    @cached_property
+    def recipients(self) -> tuple[Recipient, ...]:
+        """All recipients of the message, delivered ones included."""
+        return self._unread.read_recipients() if self._unread is not None else ()
+
+    @cached_property
+    def headers(self) -> tuple[Header, ...]:
+        """All header records, ``*`` ones included."""
+        return self._unread.read_headers() if self._unread is not None else ()
 
     @cached_property
     def non_recipients(self) -> frozenset[bytes]:
@@ -179,6 +260,56 @@ class Envelope(DirectiveValues, Struct, frozen=True, kw_only=True, dict=True):
         """
         done = self.non_recipients
         return recipient.address in done or unique_form(recipient.address) in done
+
+    def message_size(self, body_size: int) -> int:
+        """$message_size: bytes of the sent fields and the stored body, and one for the line between (deliver.c)."""
+        return sum(len(header.raw) for header in self.headers if header.is_sent) + body_size + 1
+
+    def replace(self, **changes: Unpack[EnvelopeFields]) -> Envelope:
+        """The same envelope with other values for the fields named."""
+        envelope = Envelope.__new__(Envelope)
+        known = self.__dict__
+        values = {name: known[name] for name in _FIELDS if name in known}
+        values["_unread"] = self._unread
+        values.update(changes)
+        envelope.__dict__.update(values)
+        return envelope
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"an Envelope is immutable: replace() makes one with another {name}")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Envelope):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in _FIELDS)
+
+    def __hash__(self) -> int:
+        return hash(tuple(getattr(self, name) for name in _FIELDS))
+
+    def __repr__(self) -> str:
+        return f"Envelope({', '.join(f'{name}={getattr(self, name)!r}' for name in _FIELDS)})"
+
+
+class EnvelopeFields(TypedDict, total=False):
+    """What Envelope.replace() takes."""
+
+    id: MessageId
+    login: bytes
+    uid: int
+    gid: int
+    sender: bytes
+    received_time: int
+    warning_count: int
+    directives: tuple[Directive, ...]
+    tree: tuple[TreeNode, ...]
+    recipients: tuple[Recipient, ...]
+    headers: tuple[Header, ...]
+    identity_line: bytes
+    time_line: bytes
+    count_line: bytes
+
+
+_FIELDS: Final = tuple(EnvelopeFields.__annotations__)
 
 
 def unique_form(address: bytes) -> bytes:

@@ -1,8 +1,9 @@
 """The ``-H`` file: read as Exim reads it (spool_in.c), written as Exim writes it (spool_out.c).
 
 ``render_header_file(parse_header_file(data)) == data`` for every data that is accepted.
-Canonical text takes a fast path; what deviates takes one that follows Exim's scanf
-calls and keeps the raw bytes. Nothing here recurses, and every count is checked against
+What most messages look like is verified by one regular expression and made into values
+when these are asked for; everything else is read step by step, following Exim's scanf
+calls, and keeps its raw bytes. Nothing here recurses, and every count is checked against
 the bytes that are there before anything is made of it.
 
 Diagnostics: parse_header_file() returns a value or raises SpoolFormatError, nothing
@@ -17,6 +18,7 @@ from typing import Final
 
 from .directive import LONGEST_LINE, Directive
 from .envelope import Envelope, Header, Recipient, TreeNode
+from .header_records import read_headers, verify_headers
 from .ids import MessageId
 from .recipient_line import parse_recipient
 from .spool_text import SpoolText
@@ -30,41 +32,43 @@ LARGEST_HEADER_FILE: Final = 64 * 1024 * 1024
 _MOST_OLD_VARIABLE_BYTES: Final = 16384
 
 _NUMBER: Final = rb"(-?[1-9][0-9]{0,17}|0)"
-_CANONICAL_START: Final = re.compile(
-    rb"([0-9A-Za-z-]{16,23})-H\n([^\n]*) %b %b\n<([^\n]*)>\n%b %b\n" % (_NUMBER, _NUMBER, _NUMBER, _NUMBER)
+_ID: Final = rb"([0-9A-Za-z]{6}-(?:[0-9A-Za-z]{11}-[0-9A-Za-z]{4}|[0-9A-Za-z]{6}-[0-9A-Za-z]{2}))"
+#: Everything before the headers as Exim writes it for most messages: no tree, plain recipients, no quoters, not
+#: frozen, ACL variables of one line (whose lengths are for _VARIABLE to check).
+_COMMON_ENVELOPE: Final = re.compile(
+    rb"%b-H\n([^\n]*) %b %b\n<([^\n]*)>\n%b %b\n" % (_ID, _NUMBER, _NUMBER, _NUMBER, _NUMBER)
+    + rb"((?:--?(?:acl[cm] [^ \n]* [0-9]{1,5}\n[^\n]*|(?![-(]|acl[cm]? |frozen)[^\n]*)\n)*+)"
+    + rb"XX\n(0|[1-9][0-9]{0,4})\n((?:[^\n]*[^\n0-9, #]\n)*+)\n"
 )
-_FIRST_LINE: Final = re.compile(rb"[0-9A-Za-z]{6}-(?:[0-9A-Za-z]{11}-[0-9A-Za-z]{4}|[0-9A-Za-z]{6}-[0-9A-Za-z]{2})-H\n")
+_VARIABLE: Final = re.compile(rb"\n--?acl[cm] [^ \n]* ([0-9]+)\n([^\n]*)(?=\n)")
+_FIRST_LINE: Final = re.compile(_ID + rb"-H\n")
 _UID_OR_GID: Final = re.compile(rb"-?[0-9]{1,18}")
-_TIME_LINE: Final = re.compile(rb"\s*([+-]?[0-9]{1,18}+)(?![0-9])\s*([+-]?[0-9]{1,9}+)(?![0-9])")
+_TIME_LINE: Final = re.compile(rb"\s*([+-]?[0-9]{1,18}+)(?![0-9])\s*([+-]?[0-9]{1,18}+)(?![0-9])")
 _COUNT_LINE: Final = re.compile(rb"\s*(\+?[0-9]{1,9}+)(?![0-9])")
 _FROZEN_TIME: Final = re.compile(rb"\s*[+-]?[0-9]")
 _VARIABLE_LENGTH: Final = re.compile(rb" \s*\+?([0-9]{1,9}+)(?![0-9])")
 _OLD_VARIABLE: Final = re.compile(rb"acl \s*\+?([0-9]{1,9}+)(?![0-9])\s*\+?([0-9]{1,9}+)(?![0-9])")
-_RECORD_START: Final = re.compile(rb"([0-9]{1,9}+)(?![0-9])(.)\s*", re.DOTALL)
-_RECORD_FLAGS: Final = " FTCBIPRS*"
-_PREFIX_LENGTH: Final = 5
 _SPLIT_AHEAD: Final = 1024
 
-#: What stands before the first space or LF of a directive, for those of spool_out.c: (name, is tainted, what the
-#: names of its ACL variables begin with). -frozen is not among them, since its value has to be a number.
+#: The single-line directives that respool gives a meaning to: those of spool_out.c at any time since 4.80.
+KNOWN_DIRECTIVES: Final = frozenset((
+    b"received_time_usec", b"received_time_complete", b"helo_name", b"host_address", b"host_name", b"host_auth",
+    b"host_auth_pubname", b"interface_address", b"active_hostname", b"ident", b"received_protocol",
+    b"debug_selector", b"debuglog_name", b"spool_file_wireformat", b"body_linecount", b"max_received_linelength",
+    b"body_zerocount", b"auth_id", b"auth_sender", b"allow_unqualified_recipient", b"allow_unqualified_sender",
+    b"deliver_firsttime", b"frozen", b"N", b"host_lookup_deferred", b"host_lookup_failed", b"local", b"localerror",
+    b"local_scan", b"spam_bar", b"spam_score", b"spam_score_int", b"manual_thaw", b"sender_set_untrusted",
+    b"tls_certificate_verified", b"tls_cipher", b"tls_peercert", b"tls_ourcert", b"tls_peerdn", b"tls_sni",
+    b"tls_ocsp", b"tls_resumption", b"tls_ver", b"tls_requiretls", b"bmi_verdicts", b"smtputf8", b"utf8_downcvt",
+    b"utf8_optdowncvt", b"dsn_envid", b"dsn_ret",
+))  # fmt: skip
+#: What stands before the first space or LF of a directive: (name, is tainted, what the names of its ACL variables
+#: begin with). -frozen is not among them, since its value has to be a number.
 _KNOWN: Final[dict[bytes, tuple[bytes, bool, str]]] = {
     mark + name: (name, mark == b"--", {b"aclc": "acl_c", b"aclm": "acl_m"}.get(name, ""))
     for mark in (b"-", b"--")
-    for name in (
-        b"received_time_usec", b"received_time_complete", b"helo_name", b"host_address", b"host_name", b"host_auth",
-        b"host_auth_pubname", b"interface_address", b"active_hostname", b"ident", b"received_protocol", b"aclc", b"aclm",
-        b"debug_selector", b"debuglog_name", b"spool_file_wireformat", b"body_linecount", b"max_received_linelength",
-        b"body_zerocount", b"auth_id", b"auth_sender", b"allow_unqualified_recipient", b"allow_unqualified_sender",
-        b"deliver_firsttime", b"N", b"host_lookup_deferred", b"host_lookup_failed", b"local", b"localerror",
-        b"local_scan", b"spam_bar", b"spam_score", b"spam_score_int", b"manual_thaw", b"sender_set_untrusted",
-        b"tls_certificate_verified", b"tls_cipher", b"tls_peercert", b"tls_ourcert", b"tls_peerdn", b"tls_sni",
-        b"tls_ocsp", b"tls_resumption", b"tls_ver", b"smtputf8", b"utf8_downcvt", b"utf8_optdowncvt", b"dsn_envid",
-        b"dsn_ret",
-    )
-}  # fmt: skip
-
-#: ``215P `` -> ("P", 215). Filled as prefixes are met; at most 999 * 10 of them exist.
-_canonical_prefixes: dict[bytes, tuple[str, int]] = {}
+    for name in (KNOWN_DIRECTIVES | {b"aclc", b"aclm"}) - {b"frozen"}
+}
 
 
 def parse_header_file(data: bytes, *, file: str) -> Envelope:
@@ -76,45 +80,70 @@ def parse_header_file(data: bytes, *, file: str) -> Envelope:
     another shape, NUL anywhere, a negative count, recipient lengths that do not fit.
     Raises SpoolFormatError.
     """
-    text = SpoolText(data, file)
+    text = _UnreadSections(data, file)
     if len(data) > LARGEST_HEADER_FILE:
         raise text.wrong(LARGEST_HEADER_FILE, f"at most {LARGEST_HEADER_FILE} bytes")
     if b"\0" in data:
         raise text.wrong(data.index(b"\0"), "no NUL")
-    start = _CANONICAL_START.match(data)
-    if start is not None and start.end() <= LONGEST_FIXED_LINE:
-        message_id, login, uid, gid, sender, seconds, warnings = start.groups()
-        try:
-            identifier = MessageId(message_id.decode())
-        except ValueError:
-            raise text.wrong(0, "a message id and -H") from None
-        fixed = (identifier, login, int(uid), int(gid), sender, int(seconds), int(warnings), b"", b"")
-        position = start.end()
-    else:
-        fixed, position = _read_fixed_lines(text)
+    common = _COMMON_ENVELOPE.match(data)
+    if common is None or common.end() > LONGEST_FIXED_LINE:
+        return parse_any(text)
+    id_text, login, uid, gid, sender, seconds, warnings, directives, count, recipients = common.groups()
+    if recipients.count(b"\n") != int(count):
+        return parse_any(text)
+    text.directives_at, text.recipients_at, text.headers_at = common.start(8), common.start(10), common.end()
+    if b"acl" in directives:
+        for length, value in _VARIABLE.findall(data, text.directives_at - 1, text.recipients_at):
+            if int(length) != len(value):
+                return parse_any(text)
+    verify_headers(text, text.headers_at)
+    return Envelope.unread(
+        id=str.__new__(MessageId, id_text, "ascii"),  # the expression has checked its shape
+        login=login,
+        uid=int(uid),
+        gid=int(gid),
+        sender=sender,
+        received_time=int(seconds),
+        warning_count=int(warnings),
+        sections=text,
+    )
+
+
+class _UnreadSections(SpoolText):
+    """The sections of a common envelope, verified: see Envelope.unread()."""
+
+    __slots__ = ("directives_at", "headers_at", "recipients_at")
+
+    directives_at: int
+    recipients_at: int
+    headers_at: int
+
+    def read_directives(self) -> tuple[Directive, ...]:
+        return _read_directives(self, self.directives_at)[0]
+
+    def read_recipients(self) -> tuple[Recipient, ...]:
+        lines = self.data[self.recipients_at : self.headers_at - 1].split(b"\n")[:-1]
+        return tuple([Recipient(address=line, raw=line + b"\n") for line in lines])
+
+    def read_headers(self) -> tuple[Header, ...]:
+        return read_headers(self, self.headers_at)
+
+
+def parse_any(text: SpoolText) -> Envelope:
+    """The exact reader, step by step as Exim's; parse_header_file() gives the same, sooner."""
+    fixed, position = _read_fixed_lines(text)
     directives, position = _read_directives(text, position)
     tree, position = _read_tree(text, position)
     recipients, count_line, position = _read_recipients(text, position)
-    if data[position : position + 1] != b"\n":
+    if text.data[position : position + 1] != b"\n":
         raise text.wrong(position, "an empty line before the headers")
-    headers = _read_headers(text, position + 1)
-    identifier, login, user, group, sender, received_time, warning_count, identity_line, time_line = fixed
+    headers = read_headers(text, position + 1)
+    identifier, login, uid, gid, sender, received_time, warning_count, identity_line, time_line = fixed
     return Envelope(
-        id=identifier,
-        login=login,
-        uid=user,
-        gid=group,
-        sender=sender,
-        received_time=received_time,
-        warning_count=warning_count,
-        directives=directives,
-        tree=tree,
-        recipients=recipients,
-        headers=headers,
-        identity_line=identity_line,
-        time_line=time_line,
-        count_line=count_line,
-    )
+        id=identifier, login=login, uid=uid, gid=gid, sender=sender, received_time=received_time,
+        warning_count=warning_count, directives=directives, tree=tree, recipients=recipients, headers=headers,
+        identity_line=identity_line, time_line=time_line, count_line=count_line,
+    )  # fmt: skip
 
 
 _Fixed = tuple[MessageId, bytes, int, int, bytes, int, int, bytes, bytes]
@@ -284,45 +313,6 @@ def _read_recipients(text: SpoolText, position: int) -> tuple[tuple[Recipient, .
         recipients.append(parse_recipient(text, position, raw))
         position += len(raw)
     return tuple(recipients), b"" if count_line == b"%d\n" % count else count_line, position
-
-
-def _read_headers(text: SpoolText, position: int) -> tuple[Header, ...]:
-    """The header records up to the end of the file."""
-    data, prefixes = text.data, _canonical_prefixes
-    end = len(data)
-    headers: list[Header] = []
-    while position < end:
-        start = position + _PREFIX_LENGTH
-        prefix = prefixes.get(data[position:start])
-        if prefix is not None:
-            flag, length = prefix
-            stop = start + length
-            # Exim skips white space before the text (0x20 is a space): then it starts elsewhere.
-            if stop <= end and data[start] > 0x20:
-                headers.append(Header(flag, data[start:stop]))
-                position = stop
-                continue
-        header, position = _read_record(text, position)
-        headers.append(header)
-    return tuple(headers)
-
-
-def _read_record(text: SpoolText, position: int) -> tuple[Header, int]:
-    """One header record as Exim's ``fscanf("%d%c ")`` takes it."""
-    data = text.data
-    found = _RECORD_START.match(data, position)
-    if found is None:
-        raise text.wrong(position, "a header record: length, type, space")
-    length, flag, start = int(found[1]), found[2].decode("latin-1"), found.end()
-    end = start + length
-    if end > len(data):
-        raise text.wrong(position, f"a header of {length} bytes")
-    raw, lead = data[start:end], data[position:start]
-    if lead == b"%03d%c " % (length, ord(flag)):
-        if 0 < length < 1000 and flag in _RECORD_FLAGS:
-            _canonical_prefixes[lead] = (flag, length)
-        lead = b""
-    return Header(flag, raw, lead), end
 
 
 def render_header_file(envelope: Envelope) -> bytes:

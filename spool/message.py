@@ -41,6 +41,11 @@ class Message(Struct, frozen=True):
         return tuple(header for header in self.envelope.headers if header.flag != "*")
 
     @property
+    def size(self) -> int:
+        """$message_size, in bytes."""
+        return self.envelope.message_size(self.body.size)
+
+    @property
     def undelivered(self) -> tuple[Recipient, ...]:
         """Recipients that still have to get the message: the list minus the tree (spool_in.c)."""
         envelope = self.envelope

@@ -25,9 +25,7 @@ from watchdog.observers.inotify_c import (
 from .directory import Found
 from .ids import ALPHABET, MessageId
 
-_MASK: Final = Mask(
-    InotifyConstants.IN_CREATE | InotifyConstants.IN_MOVED_TO | InotifyConstants.IN_ONLYDIR
-)
+_MASK: Final = Mask(InotifyConstants.IN_CREATE | InotifyConstants.IN_MOVED_TO | InotifyConstants.IN_ONLYDIR)
 
 
 class Watch:

@@ -28,7 +28,7 @@ from typing import Final
 import pytest
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
-EXIM_COMMAND: Final = "/usr/sbin/exim4"
+EXIM_COMMAND: Final = os.environ.get("RESPOOL_EXIM", "/usr/sbin/exim4")
 
 _MARK: Final = "NEEDED AND ABSENT"
 _MAKE_SYSTEM: Final = "as root: make system"

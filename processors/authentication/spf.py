@@ -123,14 +123,14 @@ def _evaluate(
     now: float,
     receiver: str,
 ) -> SpfResult:
-    shown = raw_domain.decode("utf-8", "replace")[:255]
     domain = a_label_domain(raw_domain)
-    if domain is None or "." not in domain:
-        return spf_result(Result.NONE, domain=shown, scope=scope, reason="not a domain name")  # RFC 7208 4.3
+    shown = raw_domain.decode("utf-8", "replace")[:255] if domain is None else domain
     try:
         address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(client_ip)
     except ValueError:
-        return spf_result(Result.NONE, domain=domain, scope=scope, reason="no client address")
+        return spf_result(Result.NONE, domain=shown, scope=scope, reason="no client address")
+    if domain is None or "." not in domain:
+        return spf_result(Result.NONE, domain=shown, scope=scope, reason="not a domain name")  # RFC 7208 4.3
     if isinstance(address, ipaddress.IPv6Address):
         # RFC 7208 5: an IPv4-mapped address is IPv4; a zone (%eth0) means nothing to DNS.
         address = address.ipv4_mapped or ipaddress.IPv6Address(int(address))

@@ -1,1 +1,86 @@
-"""sidecar/cli: see README.md."""
+"""The command line. Scripts depend on it: docs/command-line.md.
+
+Exit codes: 0 done; 1 some messages failed, each reported; 2 usage; 75 temporary trouble;
+78 bad configuration.
+
+Diagnostics: main() raises nothing but SystemExit; every error is one sentence on
+standard error saying what happened, to what, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from typing import Final
+
+import click
+
+from ...errors import ConfigError, RespoolError, TemporaryError
+
+EXIT_FAILED: Final = 1
+EXIT_TEMPORARY: Final = 75
+EXIT_CONFIG: Final = 78
+
+#: Command -> module of this package and object in it; a module is imported when its command is called.
+COMMANDS: Final = {
+    "auth": "auth:auth",
+    "batch": "batch:batch",
+    "demo": "demo:demo",
+    "dmarc": "dmarc:dmarc",
+    "run": "run:run",
+}
+
+
+class _Commands(click.Group):
+    """Imports a command when it is called, and knows what a misspelt one was meant to be."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name].split(":")
+        command: click.Command = getattr(importlib.import_module(f".{module}", __name__), name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            if near:
+                raise click.UsageError(f"No such command '{args[0]}'. Did you mean '{near[0]}'?", ctx) from error
+            raise
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="respool", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Process the messages that Exim exports from its spool, and hand them back exactly once."""
+
+
+def main() -> None:
+    """The ``respool`` command."""
+    try:
+        cli.main(prog_name="respool", standalone_mode=True)
+    except ConfigError as error:
+        _fail(error, EXIT_CONFIG)
+    except TemporaryError as error:
+        _fail(error, EXIT_TEMPORARY)
+    except RespoolError as error:
+        _fail(error, EXIT_FAILED)
+    except BrokenPipeError:
+        # The reader of our output has gone; there is nobody to tell.
+        sys.stderr.close()
+        sys.exit(EXIT_FAILED)
+
+
+def _fail(error: RespoolError, code: int) -> None:
+    from .terminal import escape
+
+    click.echo(f"respool: {escape(str(error))}", err=True)
+    sys.exit(code)

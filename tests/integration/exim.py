@@ -43,7 +43,8 @@ from msgspec import Struct
 
 from .smtp_client import SmtpClient
 
-EXIM: Final = "/usr/sbin/exim4"
+#: RESPOOL_EXIM names another Exim to test with: a newer one, or one that has queuefile.
+EXIM: Final = os.environ.get("RESPOOL_EXIM", "/usr/sbin/exim4")
 EXIM_USER: Final = "Debian-exim"
 _ID: Final = re.compile(r"[0-9A-Za-z]{6}-(?:[0-9A-Za-z]{11}-[0-9A-Za-z]{4}|[0-9A-Za-z]{6}-[0-9A-Za-z]{2})")
 #: ACL variables that every delivery file tells.
@@ -51,6 +52,36 @@ RECORDED: Final = (
     "acl_c_helo", "acl_m_sender", "acl_m_lines", "acl_m_respool", "acl_m_route", "acl_m_dmarc_status",
     "acl_m_arc_state", "acl_m_dane", "acl_m_dcc_result",
 )  # fmt: skip
+
+_QUEUEFILE_SCRIPT: Final = """\
+# queuefile.sh SPOOL EXPORT ID QUEUE: what the queuefile transport does; 75 is a defer.
+cat >/dev/null
+input=$1${4:+/$4}/input
+[ -e "$input/$3-D" ] || input=$input/$(printf %s "$3" | cut -c6)
+ln "$input/$3-H" "$2/$3-H" || exit 75
+ln "$input/$3-D" "$2/$3-D" || { rm -f "$2/$3-H"; exit 75; }
+"""
+
+
+def has_queuefile() -> bool:
+    """Whether EXIM is built with the queuefile transport."""
+    output = subprocess.run([EXIM, "-bV"], check=False, capture_output=True).stdout
+    return re.search(rb"(?m)^Transports:.*\bqueuefile\b", output) is not None
+
+
+def queuefile_by_pipe(name: str, directory: str) -> str:
+    """A transport called name that does what queuefile does, within Exim's own delivery process.
+
+    So the lock, the journal and the unlinks around it are Exim's.
+    """
+    return f"""
+{name}:
+  driver = pipe
+  user = {EXIM_USER}
+  command = /bin/sh @DIRECTORY@/queuefile.sh @DIRECTORY@/spool {directory} $message_exim_id "$queue_name"
+  temp_errors = 75
+  log_output
+"""
 
 
 class EximError(Exception):
@@ -79,8 +110,9 @@ class Exim:
     split and wireformat set the options of those names. hold makes every reception end with
     ``control = queue_only``; queue names the queue it goes to. run_interval is the time of
     ``-q`` of the daemon, None for no queue runner. listen=False starts no daemon. extra text for
-    the configuration: main, mail_acl and data_acl (statements before the accept), routers
-    (before all others), transports. base is where the temporary directory is made.
+    the configuration: main, mail_acl and data_acl (statements before the accept), routers and
+    retry (before all others), transports; ``@DIRECTORY@`` in them becomes the temporary directory.
+    base is where that is made.
     """
 
     def __init__(
@@ -100,6 +132,7 @@ class Exim:
         data_acl: str = "",
         routers: str = "",
         transports: str = "",
+        retry: str = "",
         base: Path | None = None,
     ) -> None:
         self.split, self.wireformat, self.hold, self.queue = split, wireformat, hold, queue
@@ -107,7 +140,7 @@ class Exim:
         self._remote_port, self._remote_chunking = remote_port, remote_chunking
         self._localhost_number = localhost_number
         self._main, self._mail_acl, self._data_acl = main, mail_acl, data_acl
-        self._routers, self._transports = routers, transports
+        self._routers, self._transports, self._retry = routers, transports, retry
         account = pwd.getpwnam(EXIM_USER)
         self.uid, self.gid = account.pw_uid, account.pw_gid
         self.port = 0
@@ -124,6 +157,7 @@ class Exim:
         self.log_directory = self._make_directory("log", 0o750)
         self.mail_directory = self._make_directory("mail", 0o750)
         self.configuration = self.directory / "exim.conf"
+        (self.directory / "queuefile.sh").write_text(_QUEUEFILE_SCRIPT)
         try:
             self.write_configuration()
             if self._listen:
@@ -211,7 +245,7 @@ class Exim:
 
     def write_configuration(self) -> None:
         """Write the configuration file anew, as the attributes stand."""
-        self.configuration.write_text(self._configuration_text())
+        self.configuration.write_text(self._configuration_text().replace("@DIRECTORY@", str(self.directory)))
         self.configuration.chmod(0o644)
 
     def _configuration_text(self) -> str:
@@ -221,6 +255,7 @@ class Exim:
         chunking = "*" if self._remote_chunking else ""
         return f"""\
 primary_hostname = mx.example
+exim_path = {EXIM}
 spool_directory = {self.spool}
 log_file_path = {self.log_directory}/%s.log
 pid_file_path = {self.directory}/spool/exim.pid
@@ -248,7 +283,9 @@ check_log_inodes = 0
 tls_advertise_hosts =
 chunking_advertise_hosts = *
 dsn_advertise_hosts = *
+.ifdef _HAVE_I18N
 smtputf8_advertise_hosts = *
+.endif
 auth_advertise_hosts = *
 log_selector = +pid +queue_run +smtp_confirmation +received_recipients
 acl_smtp_connect = accept_undisturbed
@@ -318,10 +355,13 @@ remote:
   allow_localhost
   hosts_avoid_tls = *
   hosts_try_chunking = {chunking}
+.ifdef _HAVE_DANE
   hosts_try_dane =
+.endif
   hosts_try_fastopen =
 {"".join(self.mailbox_transport(name) for name in ("inbox", "routed", "quarantine"))}
 begin retry
+{self._retry}
 * * F,4d,1m
 
 begin authenticators
@@ -469,6 +509,10 @@ plain:
             time.sleep(0.05)
 
     # -- what Exim says
+
+    def has(self, feature: str) -> bool:
+        """Whether this Exim is built with a feature (``SPF``, ``I18N``, ``DANE``), by its own macros."""
+        return f"_HAVE_{feature}=y" in self.command("-bP", "macros").split()
 
     def log(self) -> str:
         """The main log so far."""

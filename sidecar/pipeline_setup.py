@@ -1,0 +1,65 @@
+"""From a configuration to a pipeline.
+
+Diagnostics: ConfigError names the key of the processor that can't be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..errors import ConfigError
+from ..lookups.dns import Resolver
+from ..lookups.resolver import DnsResolver
+from ..lookups.zone import ZoneResolver
+from ..processors import api
+from ..processors.registry import build
+from .config import DnsSection, PipelineConfig, ProcessorEntry
+from .pipeline import Pipeline, Step
+
+
+def build_steps(entries: Iterable[ProcessorEntry]) -> tuple[Step, ...]:
+    """The processors of a configuration, in order. Raises ConfigError with the entry's key."""
+    steps: list[Step] = []
+    for index, entry in enumerate(entries):
+        key = f"$.processor[{index}]"
+        try:
+            processor = build(entry.use, entry.config)
+        except ConfigError as error:
+            inner = f"{key}.{error.key}" if error.key else f"{key}.use"
+            raise ConfigError(error.reason, file=error.file, key=inner) from error
+        if steps and _phase(processor).rank < _phase(steps[-1].processor).rank:
+            before = steps[-1]
+            raise ConfigError(
+                f'"{entry.use}" belongs to phase {_phase(processor)} and can\'t come after "{before.name}", '
+                f"which belongs to {_phase(before.processor)} (verify < modify < sign < seal)",
+                key=key,
+            )
+        steps.append(Step(entry.use, processor, entry.on_error))
+    return tuple(steps)
+
+
+def _phase(processor: api.Processor[Any]) -> api.Phase:
+    return api.Phase(processor.phase)
+
+
+def make_resolver(section: DnsSection) -> Resolver:
+    """The resolver that ``[dns]`` asks for. Raises ConfigError."""
+    if section.zone_file is not None:
+        try:
+            return ZoneResolver.from_file(section.zone_file)
+        except OSError as error:
+            raise ConfigError(f"{section.zone_file}: {error.strerror}", key="$.dns.zone_file") from error
+    return DnsResolver(section.nameservers)
+
+
+def make_pipeline(config: PipelineConfig, steps: tuple[Step, ...], *, queue: str = "") -> Pipeline:
+    """The pipeline of a worker. queue is where outputs go unless a processor says otherwise."""
+    return Pipeline(
+        steps,
+        hostname=config.hostname,
+        authserv_id=config.our_authserv_id,
+        resolver=make_resolver(config.dns),
+        queue=queue,
+        deadline_seconds=config.deadline_seconds,
+    )

@@ -1,0 +1,1 @@
+"""Every durable step killed and failed: nothing lost, nothing doubled."""
