@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
+
 from respool.lookups.dns import Answer
 from respool.processors.authentication.arc_seal import NotSealed, Sealer, seal
 from respool.processors.authentication.body_hash import SIGNING_REQUEST
@@ -121,17 +122,26 @@ def make_cases(key: RSAPrivateKey) -> list[Case]:
     return cases
 
 
-def cpu_per_message(cases: list[Case], work: Callable[[Case], object], rounds: int) -> float:
-    """Median over rounds of the mean CPU per message, in milliseconds."""
+def compare(cases: list[Case], contenders: dict[str, Callable[[Case], object]], rounds: int) -> dict[str, list[float]]:
+    """CPU per message in milliseconds, one mean per round, by contender.
+
+    The contenders take turns at every message: what else the machine does meets all of
+    them alike, and the ratios of one round hold.
+    """
     for case in cases[:20]:
-        work(case)
-    times: list[float] = []
-    for _ in range(rounds):
-        begin = time.process_time()
-        for case in cases:
+        for work in contenders.values():
             work(case)
-        times.append((time.process_time() - begin) * 1000 / len(cases))
-    return statistics.median(times)
+    means: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        spent = dict.fromkeys(contenders, 0.0)
+        for case in cases:
+            for name, work in contenders.items():
+                begin = time.process_time()
+                work(case)
+                spent[name] += time.process_time() - begin
+        for name, seconds in spent.items():
+            means[name].append(seconds * 1000 / len(cases))
+    return means
 
 
 def floor_work(key: RSAPrivateKey, *, sealing: bool) -> Callable[[Case], object]:
@@ -191,19 +201,25 @@ def main() -> None:
     arguments = parser.parse_args()
     key = generate_private_key(public_exponent=65537, key_size=2048)
     cases = make_cases(key)
-    rounds: int = arguments.rounds
-    floors = {sealing: cpu_per_message(cases, floor_work(key, sealing=sealing), rounds) for sealing in (False, True)}
-    for sealing, name in ((False, "verify"), (True, "verify + seal")):
-        ours = cpu_per_message(cases, our_work(key, sealing=sealing), rounds)
-        print(f"{name:14} floor {floors[sealing]:6.3f} ms   ours {ours:6.3f} ms   ours/floor {ours / floors[sealing]:.2f}")
-        if not sealing and not arguments.no_dkimpy:
-            peer = cpu_per_message(cases, dkimpy_work(key), 1)
-            print(f"{'':14} dkimpy {peer:5.3f} ms   dkimpy/ours {peer / ours:.1f}")
+    peers = {} if arguments.no_dkimpy else {"dkimpy": dkimpy_work(key)}
+    report("verify", cases, {"floor": floor_work(key, sealing=False), "ours": our_work(key, sealing=False), **peers},
+           arguments.rounds)  # fmt: skip
+    both = {"floor": floor_work(key, sealing=True), "ours": our_work(key, sealing=True)}
+    report("verify + seal", cases, both, arguments.rounds)
     for size in (2_000, 10_000, 100_000, 1_000_000):
         some = [case for case, its_size in zip(cases, SIZES, strict=True) if its_size == size]
-        ours = cpu_per_message(some, our_work(key, sealing=True), rounds)
-        floor = cpu_per_message(some, floor_work(key, sealing=True), rounds)
-        print(f"{size // 1000:5} KB       floor {floor:6.3f} ms   ours {ours:6.3f} ms   ours/floor {ours / floor:.2f}")
+        report(f"  {size // 1000} KB", some, both, arguments.rounds)
+
+
+def report(name: str, cases: list[Case], contenders: dict[str, Callable[[Case], object]], rounds: int) -> None:
+    """One line: medians of the rounds, and medians of the ratios within a round."""
+    means = compare(cases, contenders, rounds)
+    figures = [f"{contender} {statistics.median(values):7.3f} ms" for contender, values in means.items()]
+    for above, below in (("ours", "floor"), ("dkimpy", "ours")):
+        if above in means:
+            ratio = statistics.median(a / b for a, b in zip(means[above], means[below], strict=True))
+            figures.append(f"{above}/{below} {ratio:.2f}")
+    print(f"{name:14}" + "   ".join(figures))
 
 
 if __name__ == "__main__":

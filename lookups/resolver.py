@@ -234,16 +234,10 @@ def _ask_server(
 ) -> Reply:
     """Return the usable reply of one server. Raises _ServerTrouble."""
     try:
-        for edns in (True, False):
-            identifier = secrets.randbits(16)
-            query = dns_wire.build_query(identifier, name, record_type, checking_disabled=checking_disabled, edns=edns)
-            reply = _over_udp(server, query, name, record_type, until)
-            if reply.truncated:
-                reply = _over_tcp(server, query, name, record_type, until)
-            # RFC 6891 section 7: a server that knows no EDNS says so with one of these.
-            if edns and reply.code in {ReplyCode.FORMERR, ReplyCode.NOTIMP}:
-                continue
-            break
+        reply = _ask_once(server, name, record_type, until, checking_disabled=checking_disabled, edns=True)
+        # RFC 6891 section 7: a server that knows no EDNS says so with one of these.
+        if reply.code in {ReplyCode.FORMERR, ReplyCode.NOTIMP}:
+            reply = _ask_once(server, name, record_type, until, checking_disabled=checking_disabled, edns=False)
     except TimeoutError as error:
         raise _ServerTrouble("timeout") from error
     except OSError as error:
@@ -256,6 +250,15 @@ def _ask_server(
     return reply
 
 
+def _ask_once(
+    server: Nameserver, name: bytes, record_type: RecordType, until: float, *, checking_disabled: bool, edns: bool
+) -> Reply:
+    identifier = secrets.randbits(16)
+    query = dns_wire.build_query(identifier, name, record_type, checking_disabled=checking_disabled, edns=edns)
+    reply = _over_udp(server, query, name, record_type, until)
+    return _over_tcp(server, query, name, record_type, until) if reply.truncated else reply
+
+
 def _over_udp(server: Nameserver, query: bytes, name: bytes, record_type: RecordType, until: float) -> Reply:
     # A socket of its own for each question: the kernel gives it a random port, and connected
     # it takes nothing but what comes from the server (RFC 5452 section 4.5 and 9.1).
@@ -264,7 +267,7 @@ def _over_udp(server: Nameserver, query: bytes, name: bytes, record_type: Record
         udp.settimeout(_seconds_left(until))
         udp.send(query)
         while True:
-            wire = udp.recv(65535)
+            wire = udp.recv(4096)  # more than we said we take
             if dns_wire.is_reply_to(wire, query, name):
                 return dns_wire.parse_reply(wire, name, record_type)
             udp.settimeout(_seconds_left(until))

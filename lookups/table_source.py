@@ -130,10 +130,9 @@ def _lsearch(file: BinaryIO, name: str) -> Iterator[Entry]:
         match = (_QUOTED if quoted else _PLAIN).fullmatch(line)
         if match is None:
             raise TableSourceError(name, number, "a quoted key without its closing quote")
-        key, value = match.groups()
-        if quoted and b"\\" in key:
-            key = _ESCAPE.sub(_unescape, key)
-        parts, size, start = [value], len(value), number
+        written: bytes = match[1]
+        key = _ESCAPE.sub(_unescape, written) if quoted else written
+        parts, size, start = [match[2]], len(match[2]), number
     if key is not None:
         yield key, b"".join(parts), start
 

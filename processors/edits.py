@@ -139,8 +139,7 @@ class Applied(Struct, frozen=True, kw_only=True):
 def apply(message: Message, edits: tuple[Edit, ...]) -> Applied:
     """The message after edits, in order. Indexes are those of the message as given.
 
-    Fields added at the top end up in the order in which they are listed, the first one
-    topmost: a processor lists them as they shall be read.
+    Each field added at the top goes above all others: the one listed last ends up topmost.
     """
     if not edits:
         return Applied(message=message)
@@ -152,7 +151,7 @@ def apply(message: Message, edits: tuple[Edit, ...]) -> Applied:
     for edit in edits:
         match edit:
             case AddHeader(at="top"):
-                top.append(edit.header)
+                top.insert(0, edit.header)
             case AddHeader():
                 end.append(edit.header)
             case RemoveHeader():

@@ -43,6 +43,10 @@ class HeadersConfig(ProcessorConfig, frozen=True):
     replace: Annotated[tuple[Replacement, ...], Meta(description="Fields whose value is replaced.")] = ()
 
 
+def _addition(item: Addition) -> AddHeader:
+    return AddHeader(Header.make(item.name.encode(), item.value.encode()), item.at)
+
+
 class Headers(Processor[HeadersConfig]):
     """Add, remove and replace header fields."""
 
@@ -51,8 +55,9 @@ class Headers(Processor[HeadersConfig]):
     def __init__(self, config: HeadersConfig) -> None:
         super().__init__(config)
         try:
-            self._added = tuple(
-                AddHeader(Header.make(item.name.encode(), item.value.encode()), item.at) for item in config.add
+            # Reversed, so that fields for the top are read there in the order of the configuration.
+            self._added = tuple(_addition(item) for item in reversed(config.add) if item.at == "top") + tuple(
+                _addition(item) for item in config.add if item.at == "end"
             )
             self._replaced = {
                 item.name.lower().encode(): Header.make(item.name.encode(), item.value.encode())

@@ -7,9 +7,11 @@ the worker, who keeps the job and tries again; everything else ends in a named s
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final, Literal
 
 import msgspec
+from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
 from ..errors import SpoolFormatError
@@ -19,6 +21,7 @@ from ..requeue.plan import Defer, Hold, Output, Plan, Requeue, SetAside
 from ..requeue.publish import Published
 from ..requeue.reading import read_message
 from ..spool.editing import set_variable
+from ..spool.ids import MessageId
 from ..spool.message import Message
 from .pipeline import Outcome, Pipeline
 
@@ -32,8 +35,17 @@ State = Literal["requeued", "discarded", "deferred", "held", "corrupt"]
 _FAILURES: Final = frozenset({"deferred", "held", "corrupt"})
 
 
+class Report(Struct, frozen=True, kw_only=True):
+    """What became of one message, for whoever wants to show it to a person."""
+
+    id: MessageId
+    state: State
+    outcome: Outcome
+    published: tuple[Published, ...]
+
+
 class Engine:
-    """Handles claimed messages; shared by the threads of a worker."""
+    """Handles claimed messages; shared by the threads of a worker. report is told of each."""
 
     def __init__(
         self,
@@ -44,6 +56,7 @@ class Engine:
         is_export: bool,
         observe: bool = False,
         trace: bool = False,
+        report: Callable[[Report], None] | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._hand_back = hand_back
@@ -51,6 +64,7 @@ class Engine:
         self._is_export = is_export
         self._observe = observe
         self._trace = trace
+        self._report_to = report
 
     def handle(self, job: Job, phase: Phase, *, again: bool = False) -> State:
         """Bring a job in this phase to its end. again: its last attempt ended with a crash."""
@@ -62,7 +76,10 @@ class Engine:
             return "requeued"
         outcome = self._decide(job, phase, log, again=again)
         published = self._hand_back.carry_out(job, outcome.plan)
-        return self._report(outcome, published, log, time.monotonic() - started)
+        state = self._report(outcome, published, log, time.monotonic() - started)
+        if self._report_to is not None:
+            self._report_to(Report(id=job.id, state=state, outcome=outcome, published=published))
+        return state
 
     def _decide(self, job: Job, phase: Phase, log: FilteringBoundLogger, *, again: bool) -> Outcome:
         if phase is not Phase.CLAIMED:

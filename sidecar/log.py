@@ -58,4 +58,4 @@ def _escape_values(_logger: WrappedLogger, _method: str, event: MutableMapping[s
 
 def _render_json(_logger: WrappedLogger, _method: str, event: MutableMapping[str, Any]) -> bytes:
     first = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
-    return msgspec.json.encode(first | event, enc_hook=repr)
+    return msgspec.json.encode({**first, **event}, enc_hook=repr)

@@ -27,7 +27,7 @@ from ..requeue.state import StateDirectory
 from ..requeue.target import Target
 from ..spool.sources import Kind, Source
 from .config import Config, DirectorySource, ExportSource, QueueSource, SpoolRequeue
-from .engine import Engine
+from .engine import Engine, Report
 from .pipeline import Step
 from .pipeline_setup import build_steps, make_pipeline
 from .worker import Worker
@@ -115,7 +115,14 @@ def _open_source(config: Config) -> Source:
 
 
 def make_worker(
-    prepared: Prepared, log: FilteringBoundLogger, *, number: int = 0, count: int = 1, once: bool, trace: bool
+    prepared: Prepared,
+    log: FilteringBoundLogger,
+    *,
+    number: int = 0,
+    count: int = 1,
+    once: bool,
+    trace: bool,
+    report: Callable[[Report], None] | None = None,
 ) -> Worker:
     """A worker on prepared directories; call it in the process that shall run it."""
     config = prepared.config
@@ -141,6 +148,7 @@ def make_worker(
         is_export=prepared.source.kind == "export",
         observe=config.mode == "observe",
         trace=trace,
+        report=report,
     )
     return Worker(
         prepared.state,

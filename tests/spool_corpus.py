@@ -66,7 +66,7 @@ class Sample:
 
     def exim(self, variable: str) -> bytes:
         """The value of $variable as Exim expanded it; unset is the empty string."""
-        value = self.entry["exim_vars"].get(variable, "")
+        value: str | dict[str, str] = self.entry["exim_vars"].get(variable, "")
         return base64.b64decode(value["b64"]) if isinstance(value, dict) else value.encode()
 
     @property

@@ -25,9 +25,9 @@ from .body_hash import SIGNING_REQUEST
 from .canonicalization import Canonicalization, relaxed_field
 from .keys import SigningKey
 from .message import AuthenticatedMessage
-from .signature import parse_arc_message_signature, parse_arc_seal
-from .signature_text import encode_base64
-from .signing import DEFAULT_SIGNED_HEADERS, sign_field, sign_message_field, signed_names
+from .signature_check import signed_digest
+from .signature_text import encode_base64, fold_tags
+from .signing import DEFAULT_SIGNED_HEADERS, signed_names
 
 AAR_NAME: Final = b"ARC-Authentication-Results"
 AMS_NAME: Final = b"ARC-Message-Signature"
@@ -163,14 +163,12 @@ def _results_value(instance: int, authserv_id: str, results: list[bytes]) -> byt
 
 def _sign_message(message: AuthenticatedMessage, sealer: Sealer, instance: int, now: int) -> bytes:
     """The value of the new ARC-Message-Signature; its tags in the order that the public test suite fixes."""
-    body_hash = message.body_hash(SIGNING_REQUEST).digest
+    names = signed_names(message, sealer.headers)
     tags = [
-        (b"a", sealer.key.algorithm),
-        (b"b", b""),
-        (b"bh", encode_base64(body_hash)),
+        (b"bh", encode_base64(message.body_hash(SIGNING_REQUEST).digest)),
         (b"c", b"relaxed/relaxed"),
         (b"d", sealer.domain.encode()),
-        (b"h", b":".join(signed_names(message, sealer.headers))),
+        (b"h", b":".join(names)),
         (b"i", b"%d" % instance),
         (b"s", sealer.selector.encode()),
     ]
@@ -178,21 +176,14 @@ def _sign_message(message: AuthenticatedMessage, sealer: Sealer, instance: int, 
         tags.append((b"t", b"%d" % now))
     if sealer.expire_seconds is not None:
         tags.append((b"x", b"%d" % (now + sealer.expire_seconds)))
-    return sign_message_field(
-        message, AMS_NAME, tags, sealer.key, parse_arc_message_signature, fold_base64=sealer.fold_base64
-    )
+    text = fold_tags(AMS_NAME, ((b"a", sealer.key.algorithm),), tags)
+    digest = signed_digest(message, AMS_NAME, text.value, names, Canonicalization.RELAXED)
+    return text.with_signature(sealer.key.sign(digest), fold_base64=sealer.fold_base64)
 
 
 def _sign_sets(covered: hashlib._Hash, sealer: Sealer, instance: int, validation: str, now: int) -> bytes:
     """The value of the new ARC-Seal; covered has taken in all that comes before the seal itself."""
-
-    def digest_of(value: bytes) -> bytes:
-        covered.update(relaxed_field(b"arc-seal", parse_arc_seal(value).unsigned_value))
-        return covered.digest()
-
     tags = [
-        (b"a", sealer.key.algorithm),
-        (b"b", b""),
         (b"cv", validation.encode()),
         (b"d", sealer.domain.encode()),
         (b"i", b"%d" % instance),
@@ -200,4 +191,6 @@ def _sign_sets(covered: hashlib._Hash, sealer: Sealer, instance: int, validation
     ]
     if sealer.timestamps:
         tags.append((b"t", b"%d" % now))
-    return sign_field(SEAL_NAME, tags, sealer.key, digest_of, fold_base64=sealer.fold_base64)
+    text = fold_tags(SEAL_NAME, ((b"a", sealer.key.algorithm),), tags)
+    covered.update(relaxed_field(SEAL_NAME.lower(), text.value))
+    return text.with_signature(sealer.key.sign(covered.digest()), fold_base64=sealer.fold_base64)

@@ -28,7 +28,7 @@ from .signature import (
     parse_arc_message_signature,
     parse_arc_seal,
 )
-from .signature_check import key_fault, signed_digest, time_fault
+from .signature_check import key_fault, signature_digest, time_fault
 
 
 class ArcResult(AuthResult, frozen=True, kw_only=True):
@@ -160,8 +160,7 @@ class ArcSignatures:
         body_hash = self._message.body_hash(signature.body_request)
         if body_hash.digest != signature.body_hash or body_hash.is_short:
             return "AMS body hash miscompare"
-        raw_name = self._message.fields[index].partition(b":")[0]
-        if not key.verify(signature.signature, signed_digest(self._message, raw_name, signature)):
+        if not key.verify(signature.signature, signature_digest(self._message, index, signature)):
             return "AMS sig nonverify"
         return ""
 

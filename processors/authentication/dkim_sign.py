@@ -14,9 +14,9 @@ from .body_hash import BodyHashRequest
 from .canonicalization import Canonicalization
 from .keys import SigningKey
 from .message import AuthenticatedMessage
-from .signature import parse_dkim_signature
-from .signature_text import encode_base64, encode_identity
-from .signing import DEFAULT_SIGNED_HEADERS, sign_message_field, signed_names
+from .signature_check import signed_digest
+from .signature_text import encode_base64, encode_identity, fold_tags
+from .signing import DEFAULT_SIGNED_HEADERS, signed_names
 
 DKIM_NAME: Final = b"DKIM-Signature"
 
@@ -74,9 +74,9 @@ def sign(message: AuthenticatedMessage, signer: DkimSigner, *, now: float) -> He
         tags.append((b"t", b"%d" % now))
     if signer.expire_seconds is not None:
         tags.append((b"x", b"%d" % (now + signer.expire_seconds)))
-    tags += [
-        (b"h", b":".join(names)),
-        (b"bh", encode_base64(message.body_hash(signer.body_request).digest)),
-        (b"b", b""),
-    ]
-    return Header.make(DKIM_NAME, sign_message_field(message, DKIM_NAME, tags, signer.key, parse_dkim_signature))
+    tags.append((b"h", b":".join(names)))
+    tags.append((b"bh", encode_base64(message.body_hash(signer.body_request).digest)))
+    text = fold_tags(DKIM_NAME, tags, ())
+    # Header.make() writes the space that stands before the value.
+    digest = signed_digest(message, DKIM_NAME, b" " + text.value, names, signer.header_canonicalization)
+    return Header.make(DKIM_NAME, text.with_signature(signer.key.sign(digest)))

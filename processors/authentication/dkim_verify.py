@@ -20,7 +20,7 @@ from ..results import AuthResult, Property, Result
 from .keys import KeyFault, KeyLookup, KeyRecord, KeyType
 from .message import AuthenticatedMessage
 from .signature import ALGORITHMS, MessageSignature, SignatureSyntaxError, parse_dkim_signature
-from .signature_check import key_fault, signed_digest, time_fault
+from .signature_check import key_fault, signature_digest, time_fault
 
 #: How many signatures of one message are looked at; the rest share one policy result.
 MAX_SIGNATURES: Final = 10
@@ -82,8 +82,7 @@ class DkimSignatures:
         body_hash = self._message.body_hash(signature.body_request)
         if body_hash.digest != signature.body_hash:
             return _result(signature, Result.FAIL, "body hash did not verify", key)
-        raw_name = self._message.fields[index].partition(b":")[0]
-        if not key.verify(signature.signature, signed_digest(self._message, raw_name, signature)):
+        if not key.verify(signature.signature, signature_digest(self._message, index, signature)):
             return _result(signature, Result.FAIL, "signature did not verify", key)
         if body_hash.is_short:
             return _result(signature, Result.PERMERROR, "l= is larger than the body", key)  # RFC 6376 3.5, l=

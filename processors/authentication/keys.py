@@ -187,14 +187,13 @@ class KeyLookup:
 class SigningKey:
     """A private key, parsed once. Safe for threads.
 
-    algorithm is the ``a=`` it makes, signature_size the bytes of a signature.
+    algorithm is the ``a=`` it makes.
     """
 
     def __init__(self, private_key: RSAPrivateKey | Ed25519PrivateKey) -> None:
         self._private_key = private_key
         self.key_type = KeyType.RSA if isinstance(private_key, RSAPrivateKey) else KeyType.ED25519
         self.algorithm = self.key_type.value + b"-sha256"
-        self.signature_size = (private_key.key_size + 7) // 8 if isinstance(private_key, RSAPrivateKey) else 64
 
     def sign(self, digest: bytes) -> bytes:
         """The signature over the data whose SHA-256 is digest."""

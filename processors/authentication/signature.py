@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import binascii
 import re
+from functools import lru_cache
 from typing import Final
 
 from msgspec import Struct
@@ -19,6 +20,8 @@ from .body_hash import BodyHashRequest
 from .canonicalization import Canonicalization
 
 _TAG_NAME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9_]*")
+_USUAL_TAGS: Final = frozenset(b"a b bh c cv d h i k l p q s t v x".split())
+_KEPT_LENGTH: Final = 4096
 _NUMBER: Final = re.compile(rb"[0-9]{1,12}")
 _INSTANCE: Final = re.compile(rb"[0-9]{1,9}")
 _LENGTH: Final = re.compile(rb"[0-9]{1,76}")  # RFC 6376 3.5, l=
@@ -40,6 +43,7 @@ class SignatureSyntaxError(ValueError):
 
 class TagList(Struct, frozen=True):
     """A parsed tag list; the values are stripped of white space at both ends, folds inside are kept.
+    tags is not to be changed: one list may serve several readers.
 
     b_span is where the value of ``b=`` stands in the text, white space around it included.
     """
@@ -50,6 +54,10 @@ class TagList(Struct, frozen=True):
 
 def parse_tag_list(text: bytes) -> TagList:
     """Read ``name=value; name=value`` (RFC 6376 3.2); SignatureSyntaxError for anything else and for duplicates."""
+    return _parse_again(text) if len(text) <= _KEPT_LENGTH else _parse(text)
+
+
+def _parse(text: bytes) -> TagList:
     tags: dict[bytes, bytes] = {}
     b_span = None
     position = 0
@@ -62,7 +70,7 @@ def parse_tag_list(text: bytes) -> TagList:
             if number == last and not tag and tags:
                 break  # one final semicolon is allowed
             raise SignatureSyntaxError("a tag without '='" if tag else "an empty tag")
-        if _TAG_NAME.fullmatch(tag) is None:
+        if tag not in _USUAL_TAGS and _TAG_NAME.fullmatch(tag) is None:
             raise SignatureSyntaxError("a bad tag name")
         if tag in tags:
             # RFC 6376 3.2: duplicates invalidate the whole list.
@@ -72,6 +80,10 @@ def parse_tag_list(text: bytes) -> TagList:
             b_span = (position + len(name) + 1, position + len(part))
         position += len(part) + 1
     return TagList(tags, b_span)
+
+
+#: ARC fields are read three times: to sort them into sets, to verify, to seal. Enough for those of one message.
+_parse_again: Final = lru_cache(maxsize=64)(_parse)
 
 
 class Signature(Struct, frozen=True, kw_only=True):

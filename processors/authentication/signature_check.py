@@ -6,6 +6,7 @@ Diagnostics: raises nothing; a fault is a sentence, None where there is none.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from typing import Final
 
 from .canonicalization import Canonicalization, relaxed_field, simple_field
@@ -17,18 +18,31 @@ from .signature import MessageSignature, Signature
 ALLOWED_CLOCK_SKEW: Final = 300
 
 
-def signed_digest(message: AuthenticatedMessage, raw_name: bytes, signature: MessageSignature) -> bytes:
+def signed_digest(
+    message: AuthenticatedMessage,
+    raw_name: bytes,
+    unsigned_value: bytes,
+    header_names: Collection[bytes],
+    algorithm: Canonicalization,
+) -> bytes:
     """The SHA-256 that a signature over header fields signs (RFC 6376 3.7).
 
     raw_name is the name of the signature's own field as written, with any white space
-    before the colon.
+    before the colon; unsigned_value its value without that of ``b=``.
     """
-    if signature.header_canonicalization is Canonicalization.SIMPLE:
-        own_field = simple_field(raw_name + b":" + signature.unsigned_value)
+    if algorithm is Canonicalization.SIMPLE:
+        own_field = simple_field(raw_name + b":" + unsigned_value)
     else:
-        own_field = relaxed_field(raw_name.rstrip(b" \t").lower(), signature.unsigned_value)
-    data = message.header_data(signature.header_names, signature.header_canonicalization)
-    return hashlib.sha256(data + own_field).digest()
+        own_field = relaxed_field(raw_name.rstrip(b" \t").lower(), unsigned_value)
+    return hashlib.sha256(message.header_data(header_names, algorithm) + own_field).digest()
+
+
+def signature_digest(message: AuthenticatedMessage, index: int, signature: MessageSignature) -> bytes:
+    """The SHA-256 that the signature in the field at index should be over."""
+    raw_name = message.fields[index].partition(b":")[0]
+    return signed_digest(
+        message, raw_name, signature.unsigned_value, signature.header_names, signature.header_canonicalization
+    )
 
 
 def time_fault(signature: Signature, now: float) -> str | None:

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
-#: dkim-safe-char, less "@".
+from msgspec import Struct
+
+#: dkim-safe-char (RFC 6376 2.11), less "@".
 _SAFE: Final = re.compile(rb"[!-:<>?A-~]")
 _LINE_LENGTH: Final = 72
-BASE64_TAGS: Final = frozenset({b"b", b"bh"})
 _FOLD: Final = b"\n "
+
+Tags = Sequence[tuple[bytes, bytes]]
 
 
 def encode_base64(data: bytes) -> bytes:
@@ -26,54 +29,66 @@ def encode_base64(data: bytes) -> bytes:
     return binascii.b2a_base64(data, newline=False)
 
 
-def fold_tags(name: bytes, tags: Iterable[tuple[bytes, bytes]], *, fold_base64: bool = True) -> bytes:
-    """The value of a field called name: ``tag=value; tag=value``, lines below 78 columns where that is possible.
+class UnsignedText(Struct, frozen=True):
+    """A folded tag list, cut where the value of its ``b=`` goes."""
 
-    Between tags stands ``; `` or ``;`` and a fold; within a value, folds stand after the
-    colons of ``h=`` and anywhere in base64, unless fold_base64 is false.
+    before: bytes
+    after: bytes
+
+    @property
+    def value(self) -> bytes:
+        """The text as it is signed: with ``b=`` empty (RFC 6376 3.7)."""
+        return self.before + self.after
+
+    def with_signature(self, signature: bytes, *, fold_base64: bool = True) -> bytes:
+        """The text with signature in ``b=``, in lines or in one."""
+        text = encode_base64(signature)
+        if fold_base64:
+            first = _LINE_LENGTH - len(b"b=")
+            rest = [text[start : start + _LINE_LENGTH] for start in range(first, len(text), _LINE_LENGTH)]
+            text = _FOLD.join([text[:first], *rest])
+        return self.before + text + self.after
+
+
+def fold_tags(name: bytes, before: Tags, after: Tags) -> UnsignedText:
+    """Lay out the value of a field called name: the tags before ``b=``, itself on a line of its own, those after.
+
+    Lines stay below 78 columns where that is possible. Between tags stands ``; `` or
+    ``;`` and a fold; a long ``h=`` is folded after its colons.
     """
-    lines: list[bytes] = []
-    line = b""
-    room = _LINE_LENGTH - len(name) - 1  # the first line shares with the name
-    items = list(tags)
-    for number, (tag, value) in enumerate(items):
-        text = tag + b"=" + value + (b";" if number < len(items) - 1 else b"")
-        if line and len(line) + 1 + len(text) <= room:
-            line += b" " + text
-            continue
-        if line:
-            lines.append(line)
-            room = _LINE_LENGTH
-        *full, line = [text] if tag in BASE64_TAGS and not fold_base64 else _split_value(text, tag, room)
-        if full:
-            lines.extend(full)
-            room = _LINE_LENGTH
-    return _FOLD.join([*lines, line])
+    head = _fold(before, _LINE_LENGTH - len(name) - 1)  # the first line shares with the name
+    tail = b";" + _FOLD + _fold(after, _LINE_LENGTH) if after else b""
+    return UnsignedText(head + b";" + _FOLD + b"b=", tail)
 
 
-def _split_value(text: bytes, tag: bytes, room: int) -> list[bytes]:
-    """One tag cut into lines, the first of at most room bytes."""
-    if len(text) <= room:
-        return [text]
-    if tag in BASE64_TAGS:
-        rest = text[room:]
-        return [text[:room], *[rest[start : start + _LINE_LENGTH] for start in range(0, len(rest), _LINE_LENGTH)]]
-    if tag == b"h":
-        lines = [b""]
-        names = text.split(b":")
-        for number, name in enumerate(names):
-            piece = name + (b":" if number < len(names) - 1 else b"")
-            if lines[-1] and len(lines[-1]) + len(piece) > (room if len(lines) == 1 else _LINE_LENGTH):
-                lines.append(b"")
-            lines[-1] += piece
-        return lines
-    return [text]
+def _fold(tags: Tags, room: int) -> bytes:
+    """The tags in lines, the first of at most room bytes where that is possible."""
+    lines = [b""]
+    for tag, value in tags:
+        words = [tag + b"=" + value]
+        if tag == b"h" and len(value) >= _LINE_LENGTH - 2:
+            names = value.split(b":")
+            words = [b"h=" + names[0], *names[1:]]
+        for number, word in enumerate(words):
+            separator = b":" if number else b"; "
+            line = lines[-1]
+            if not line:
+                lines[-1] = word
+            elif len(line) + len(separator) + len(word) < room:
+                lines[-1] = line + separator + word
+            else:
+                lines[-1] = line + separator.rstrip()
+                lines.append(word)
+                room = _LINE_LENGTH
+    return _FOLD.join(lines)
 
 
 def encode_identity(identity: str) -> bytes:
     """An AUID for ``i=``: the local part in DKIM's quoted-printable (RFC 6376 2.11), the domain as it is."""
     local, _, domain = identity.rpartition("@")
-    encoded = b"".join(
-        bytes((octet,)) if _SAFE.fullmatch(bytes((octet,))) else b"=%02X" % octet for octet in local.encode()
+    octets = [bytes((octet,)) for octet in local.encode()]
+    return (
+        b"".join([octet if _SAFE.fullmatch(octet) else b"=%02X" % octet[0] for octet in octets])
+        + b"@"
+        + domain.encode()
     )
-    return encoded + b"@" + domain.encode()

@@ -1,24 +1,18 @@
-"""Making a signature field: what DKIM and ARC signing share.
+"""What DKIM and ARC signing share: which fields are signed, and which names may stand in a signature.
 
-A field is written with a stand-in for ``b=`` of the right length, read back by the same
-parser that verifiers use, hashed, signed, and written again: what is signed is by
-construction what is sent, folds and all.
-
-Diagnostics: check_names() raises ConfigError; signing raises nothing but OSError of reading the body.
+Diagnostics: check_names() raises ConfigError.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from ...errors import ConfigError
-from .keys import SigningKey
 from .message import AuthenticatedMessage
-from .signature import MessageSignature, is_domain, is_selector
-from .signature_check import signed_digest
-from .signature_text import encode_base64, fold_tags
+from .signature import is_domain, is_selector
 
 #: Exim's list of what a signature covers (pdkim.h), each field that is there.
 DEFAULT_SIGNED_HEADERS: Final = (
@@ -42,53 +36,22 @@ def check_names(domain: str, selector: str, headers: Iterable[str]) -> None:
             raise ConfigError(f"not a header field name: {name!r}", key="sign_headers")
 
 
-Tags = Sequence[tuple[bytes, bytes]]
+@lru_cache(maxsize=64)
+def header_names(headers: tuple[str, ...]) -> tuple[bytes, ...]:
+    """Configured field names as ``h=`` has them: lower case, each once."""
+    return tuple(dict.fromkeys([header.lower().encode() for header in headers]))
 
 
 def signed_names(
-    message: AuthenticatedMessage, headers: Iterable[str], oversigned: Iterable[str] = ()
+    message: AuthenticatedMessage, headers: tuple[str, ...], oversigned: tuple[str, ...] = ()
 ) -> tuple[bytes, ...]:
     """``h=`` for these field names: each as often as it is in message, oversigned ones once more.
 
     Once more means that a field of that name added later breaks the signature
     (RFC 6376 section 8.15).
     """
-    once_more = {name.lower().encode() for name in oversigned}
+    once_more = header_names(oversigned)
     names: list[bytes] = []
-    for name in dict.fromkeys(header.lower().encode() for header in headers):
-        names.extend([name] * (len(message.positions(name)) + (name in once_more)))
+    for name in header_names(headers):
+        names += [name] * (len(message.positions(name)) + (name in once_more))
     return tuple(names)
-
-
-def sign_field(
-    name: bytes, tags: Tags, key: SigningKey, digest_of: Callable[[bytes], bytes], *, fold_base64: bool = True
-) -> bytes:
-    """The folded value of a field with its signature in ``b=``.
-
-    tags is all the tags in order, that of ``b`` empty; digest_of is given the value with
-    a stand-in signature and says what to sign.
-    """
-    stand_in = fold_tags(name, _with_signature(tags, b"\0" * key.signature_size), fold_base64=fold_base64)
-    signature = key.sign(digest_of(stand_in))
-    return fold_tags(name, _with_signature(tags, signature), fold_base64=fold_base64)
-
-
-def sign_message_field(
-    message: AuthenticatedMessage,
-    name: bytes,
-    tags: Tags,
-    key: SigningKey,
-    parse: Callable[[bytes], MessageSignature],
-    *,
-    fold_base64: bool = True,
-) -> bytes:
-    """The value of a DKIM-Signature or ARC-Message-Signature field."""
-
-    def digest_of(value: bytes) -> bytes:
-        return signed_digest(message, name, parse(b" " + value))  # Header.make() writes that space
-
-    return sign_field(name, tags, key, digest_of, fold_base64=fold_base64)
-
-
-def _with_signature(tags: Tags, signature: bytes) -> list[tuple[bytes, bytes]]:
-    return [(tag, encode_base64(signature) if tag == b"b" else value) for tag, value in tags]

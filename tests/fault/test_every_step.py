@@ -127,7 +127,7 @@ def _faults(case: Case, root: Path) -> list[Fault]:
     assert calls > 3
     modes: list[tuple[Mode, int]] = [("kill-before", 0), ("kill-after", 0), ("fail", errno.EIO)]
     if CAMPAIGN:
-        modes += [("fail", number) for number in (errno.ENOSPC, errno.EACCES, errno.EMFILE)]
+        modes.extend(("fail", number) for number in (errno.ENOSPC, errno.EACCES, errno.EMFILE))
     return [Fault(number, mode, error) for number in range(calls) for mode, error in modes]
 
 

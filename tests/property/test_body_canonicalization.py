@@ -10,6 +10,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from respool.processors.authentication.body_hash import BodyHash, BodyHashRequest, body_hashes
 from respool.processors.authentication.canonicalization import BodyCanonicalizer, Canonicalization, relaxed_value
 

@@ -48,7 +48,7 @@ recipients = st.builds(
 )  # fmt: skip
 field_names = st.sampled_from([b"From", b"To", b"Received", b"Subject", b"X-Y"])
 field_values = st.lists(st.from_regex(rb"[!-~\x80-\xff][ -~]{0,20}[!-~]", fullmatch=True), min_size=1, max_size=3)
-headers = st.builds(lambda name, lines: Header.make(name, b"\n\t".join(lines)), field_names, field_values)
+headers = st.builds(Header.make, field_names, field_values.map(b"\n\t".join))
 trees = st.sets(line_bytes.filter(bool), max_size=12).map(lambda found: build_tree(sorted(found)))
 logins = line_bytes.map(lambda text: text.strip())
 envelopes = st.builds(

@@ -7,13 +7,13 @@ independent codecs meet in every test.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable
 
-import dns.flags
 import dns.message
 import dns.rcode
 import dns.rdatatype
@@ -58,19 +58,20 @@ class NameServer:
         self.queries: list[dns.message.Message] = []
         self.sources: list[tuple[int, int]] = []
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        for _ in range(50):
+        while True:
             self._udp = socket.socket(family, socket.SOCK_DGRAM)
-            self._udp.bind((address, 0))
-            port = self._udp.getsockname()[1]
             self._tcp = socket.socket(family, socket.SOCK_STREAM)
             try:
+                self._udp.bind((address, 0))
+                port = self._udp.getsockname()[1]
                 self._tcp.bind((address, port))
-            except OSError:
+                self._tcp.listen()
+                break
+            except OSError as error:
                 self._udp.close()
                 self._tcp.close()
-                continue
-            break
-        self._tcp.listen()
+                if error.errno != errno.EADDRINUSE:
+                    raise
         self._udp.settimeout(0.05)
         self._tcp.settimeout(0.05)
         self.text = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

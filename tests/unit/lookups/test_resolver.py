@@ -11,10 +11,11 @@ from pathlib import Path
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.rdatatype
 import pytest
 
 from respool.errors import ConfigError, TemporaryError
-from respool.lookups.dns import Answer, DnsTemporaryError, DnssecStatus, MailExchanger, TlsaRecord
+from respool.lookups.dns import Answer, DnssecStatus, DnsTemporaryError, MailExchanger, TlsaRecord
 from respool.lookups.nameservers import Nameserver, parse_nameserver, read_resolv_conf
 from respool.lookups.resolver import DnsResolver
 
@@ -239,9 +240,11 @@ def test_question_says_what_we_take() -> None:
     assert not query.flags & dns.flags.CD
 
 
-@pytest.mark.parametrize(
-    "bad", [silent, fixed(rcode=dns.rcode.SERVFAIL), lambda query, _: answer(query).to_wire()[:20]]
-)
+def short(query: Message, transport: str) -> Reply:
+    return answer(query).to_wire()[:20]
+
+
+@pytest.mark.parametrize("bad", [silent, fixed(rcode=dns.rcode.SERVFAIL), short])
 def test_next_server_is_asked(bad: Respond) -> None:
     with NameServer(bad) as first, NameServer(fixed('example.org. 300 TXT "x"')) as second:
         dns_ = resolver(first, second, timeout=2)
@@ -341,12 +344,11 @@ def test_trouble_is_remembered_briefly_but_not_what_a_short_deadline_caused() ->
             with pytest.raises(DnsTemporaryError, match="SERVFAIL"):
                 dns_.txt("example.org")
         assert len(server.asked) == 1
-    answers: list[Respond] = [silent]
-    with NameServer(lambda query, transport: answers[0](query, transport)) as server:
+    with NameServer(silent) as server:
         dns_ = resolver(server, timeout=20)
         with pytest.raises(DnsTemporaryError):
             dns_.txt("example.org", deadline=time.monotonic() + 0.1)
-        answers[0] = fixed('example.org. 300 TXT "x"')
+        server.respond = fixed('example.org. 300 TXT "x"')
         assert dns_.txt("example.org").records == (b"x",)
 
 
@@ -400,9 +402,12 @@ def test_who_has_more_time_does_not_fail_with_who_has_less() -> None:
 
     with NameServer(late) as server:
         dns_ = resolver(server, timeout=8)
-        hasty = threading.Thread(
-            target=lambda: pytest.raises(DnsTemporaryError, dns_.txt, "example.org", deadline=time.monotonic() + 0.1)
-        )
+
+        def give_up_early() -> None:
+            with pytest.raises(DnsTemporaryError):
+                dns_.txt("example.org", deadline=time.monotonic() + 0.1)
+
+        hasty = threading.Thread(target=give_up_early)
         hasty.start()
         while not times:
             time.sleep(0.005)

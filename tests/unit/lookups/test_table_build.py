@@ -33,7 +33,7 @@ empty:
 lone
 tab	tabbed
 four: a:b : c
-"""  # noqa: W291
+"""
 
 EXPECTED = {
     b"one": b"first value continued again",
@@ -171,7 +171,7 @@ def test_sorted_outside_memory(tmp_path: Path, target: Path, monkeypatch: pytest
     source = tmp_path / "source"
     source.write_text("".join(f"{key}: {value}\n" for key, value in rows))
     seen: list[tuple[str, int, int]] = []
-    report = build(str(source), str(target), progress=lambda *args: seen.append(args))
+    report = build(str(source), str(target), progress=lambda phase, done, total: seen.append((phase, done, total)))
     assert dict(dump(str(target))) == first
     assert (report.entries, report.duplicates) == (len(first), 220 - len(first))
     assert seen[-1] == ("write", 220, 220)

@@ -11,6 +11,7 @@ import tempfile
 import textwrap
 import threading
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import lmdb
@@ -151,9 +152,14 @@ def test_the_path_is_not_looked_at_for_every_lookup(path: Path, monkeypatch: pyt
     write(path, {b"key": b"1\0"})
     table = LmdbTable(str(path), check_seconds=3600)
     table.get(b"key")
-    calls: list[object] = []
+    calls: list[str] = []
     real = os.stat
-    monkeypatch.setattr(os, "stat", lambda *args, **kwargs: (calls.append(args), real(*args, **kwargs))[1])
+
+    def counted(path: str) -> os.stat_result:
+        calls.append(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "stat", counted)
     for _ in range(100):
         table.get(b"key")
     assert calls == []
@@ -254,7 +260,7 @@ def test_lock_file_that_may_not_be_written() -> None:
         shutil.rmtree(directory)
 
 
-def _child_reads(path: str, inherited: LmdbTable, results: multiprocessing.connection.Connection) -> None:  # type: ignore[name-defined]
+def _child_reads(path: str, inherited: LmdbTable, results: Connection) -> None:
     results.send([inherited.get(b"key"), LmdbTable(path).get(b"key"), inherited.get(b"none")])
 
 

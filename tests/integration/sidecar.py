@@ -1,0 +1,117 @@
+"""``respool run`` as a process of its own beside a private Exim."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from .exim import Exim
+
+
+class Sidecar:
+    """A configured respool; nothing runs until once() or start()."""
+
+    def __init__(
+        self,
+        exim: Exim,
+        *,
+        processors: str = "",
+        source: str = "export",
+        queue: str = "scan",
+        requeue: str = "",
+        workers: int = 2,
+        extra: str = "",
+    ) -> None:
+        self.export = exim.make_directory("export")
+        self.state = exim.directory / "respool"
+        self.configuration = exim.directory / "respool.toml"
+        self.log_file = exim.directory / "respool.log"
+        place = (
+            f'kind = "queue"\nspool_directory = "{exim.spool}"\nqueue = "{queue}"'
+            if source == "queue"
+            else f'kind = "export"\ndirectory = "{self.export}"'
+        )
+        self.configuration.write_text(
+            f"""
+hostname = "mx.example.org"
+authserv_id = "example.org"
+state_directory = "{self.state}"
+workers = {workers}
+scan_seconds = 0.5
+{extra}
+[source]
+{place}
+[requeue]
+kind = "spool"
+spool_directory = "{exim.spool}"
+{requeue}
+[dns]
+zone_file = "{self._zone(exim)}"
+{processors}
+"""
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @staticmethod
+    def _zone(exim: Exim) -> Path:
+        path = exim.directory / "dns.zone"
+        if not path.exists():
+            path.write_text("")
+        return path
+
+    def once(self) -> subprocess.CompletedProcess[bytes]:
+        """``respool run --once``; its log is in stderr."""
+        return subprocess.run(
+            [sys.executable, "-m", "respool", "run", "-c", str(self.configuration), "--once"],
+            capture_output=True, check=False, timeout=120, env=_environment(),
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """``respool run`` in the background, in a session of its own."""
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "respool", "run", "-c", str(self.configuration)],
+                stdout=log, stderr=log, start_new_session=True, env=_environment(),
+            )  # fmt: skip
+
+    def kill(self) -> None:
+        """SIGKILL for the sidecar and all its workers."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        code = self._process.wait(60)
+        self._process = None
+        return code
+
+    def log(self) -> str:
+        """What start()ed sidecars have logged so far."""
+        return self.log_file.read_text() if self.log_file.exists() else ""
+
+    def in_state(self, state: str) -> list[str]:
+        """The names in a state directory."""
+        return sorted(path.name for path in (self.state / state).glob("*"))
+
+    def wait_until_idle(self, timeout_seconds: float = 60) -> None:
+        """Until nothing is in the source nor in ``work/``."""
+        end = time.monotonic() + timeout_seconds
+        while time.monotonic() < end:
+            if not any(self.export.iterdir()) and not self.in_state("work"):
+                return
+            time.sleep(0.05)
+        raise AssertionError(
+            f"not idle: {sorted(self.export.iterdir())[:5]} {self.in_state('work')[:5]}\n{self.log()[-3000:]}"
+        )
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}

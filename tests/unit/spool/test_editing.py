@@ -1,0 +1,310 @@
+import itertools
+from collections.abc import Callable
+
+import pytest
+
+from respool.spool.body import BytesBody
+from respool.spool.editing import (
+    add_header,
+    add_non_recipients,
+    add_recipient,
+    build_tree,
+    freeze,
+    keep_recipients,
+    modern_recipients,
+    redirect_recipient,
+    remove_directive,
+    remove_header,
+    remove_recipients,
+    remove_variable,
+    replace_header,
+    set_directive,
+    set_recipients,
+    set_sender,
+    set_variable,
+    thaw,
+    with_body,
+    with_id,
+)
+from respool.spool.envelope import Directive, Envelope, Header, Recipient, TreeNode
+from respool.spool.header_file import parse_header_file, render_header_file
+from respool.spool.ids import MessageId
+from respool.spool.journal import merge_journal, parse_journal
+from tests.spool_corpus import SAMPLES, Sample
+
+HEADER_FILE = b"""1xV9DW-000000007cS-1lp7-H
+root 0 0
+<sender@test.ex>
+1795360258 0
+-received_time_usec .422164
+--helo_name client.example
+-aclc 0 4
+conn
+-aclm _foo 3
+a
+b
+-future_thing yes
+-body_linecount 2
+-max_received_linelength 15
+-deliver_firsttime
+-tls_resumption A
+XX
+4
+a@test.ex
+b@test.ex rfc822;b 8,4 err@test.ex 11,0#3
+c@test.ex  0,2  0,1#3
+d@test.ex  0,0  0,-1#3
+
+016F From: a@test.ex
+008* X: old
+014T To: b@test.ex
+"""
+
+
+@pytest.fixture
+def envelope() -> Envelope:
+    return parse_header_file(HEADER_FILE, file="x")
+
+
+def changed_lines(before: bytes, after: Envelope) -> tuple[list[bytes], list[bytes]]:
+    """(lines that went, lines that came)."""
+    old, new = before.split(b"\n"), render_header_file(after).split(b"\n")
+    return [line for line in old if line not in new], [line for line in new if line not in old]
+
+
+def test_header_edits_touch_no_other_byte(envelope: Envelope) -> None:
+    field = Header.make(b"X-New", b"one\n\ttwo")
+    record = b"016  X-New: one\n\ttwo\n"
+    assert render_header_file(add_header(envelope, field)) == HEADER_FILE.replace(b"016F", record + b"016F")
+    assert render_header_file(add_header(envelope, field, at="end")) == HEADER_FILE + record
+    assert render_header_file(remove_header(envelope, 0)) == HEADER_FILE.replace(b"016F From: a@test.ex\n", b"")
+    kept = remove_header(envelope, 0, keep_record=True)
+    assert render_header_file(kept) == HEADER_FILE.replace(b"016F From", b"016* From")
+    replaced = replace_header(envelope, 2, field)
+    assert render_header_file(replaced) == HEADER_FILE.replace(b"014T To: b@test.ex\n", record)
+
+
+def test_header_edits_reverted_give_the_same_file(envelope: Envelope) -> None:
+    assert render_header_file(remove_header(add_header(envelope, Header.make(b"X", b"y")), 0)) == HEADER_FILE
+
+
+@pytest.mark.parametrize("index", [-1, 3])
+def test_there_is_no_header_outside_of_the_list(envelope: Envelope, index: int) -> None:
+    with pytest.raises(ValueError):
+        remove_header(envelope, index)
+
+
+@pytest.mark.parametrize("value", [b"a\nEvil: yes", b"a\r\nEvil: yes", b"a\0", b"a\n", b"a\n \n", b"a\rb"])
+def test_no_header_injection(value: bytes) -> None:
+    with pytest.raises(ValueError):
+        Header.make(b"X", value)
+
+
+@pytest.mark.parametrize("name", [b"", b"X Y", b"X:", b"X\n", b"\xc3\xa4"])
+def test_no_header_name_injection(name: bytes) -> None:
+    with pytest.raises(ValueError):
+        Header.make(name, b"v")
+
+
+@pytest.mark.parametrize("sender", [b"a@b\nc", b"a\0", b"<a@b>", b"a" * 20000])
+def test_no_sender_injection(envelope: Envelope, sender: bytes) -> None:
+    with pytest.raises(ValueError):
+        set_sender(envelope, sender)
+
+
+def test_set_sender(envelope: Envelope) -> None:
+    assert changed_lines(HEADER_FILE, set_sender(envelope, b"")) == ([b"<sender@test.ex>"], [b"<>"])
+
+
+def test_with_id_changes_the_first_line_only(envelope: Envelope) -> None:
+    other = with_id(envelope, MessageId("1xV9D2-0007Yr-05"))
+    assert render_header_file(other) == HEADER_FILE.replace(b"1xV9DW-000000007cS-1lp7", b"1xV9D2-0007Yr-05")
+
+
+def test_a_directive_is_replaced_in_its_place(envelope: Envelope) -> None:
+    other = set_directive(envelope, Directive.make(b"helo_name", b"x", tainted=True))
+    assert changed_lines(HEADER_FILE, other) == ([b"--helo_name client.example"], [b"--helo_name x"])
+
+
+def test_a_new_directive_takes_exims_place_and_unknown_ones_stay(envelope: Envelope) -> None:
+    names = [directive.name for directive in set_directive(envelope, Directive.make(b"auth_id", b"u")).directives]
+    assert names == [
+        b"received_time_usec", b"helo_name", b"aclc", b"aclm", b"future_thing", b"body_linecount",
+        b"max_received_linelength", b"auth_id", b"deliver_firsttime", b"tls_resumption",
+    ]  # fmt: skip
+
+
+def test_repeated_directives_become_one(envelope: Envelope) -> None:
+    twice = envelope.replace(directives=(Directive.make(b"helo_name", b"first"), *envelope.directives))
+    once = set_directive(twice, Directive.make(b"helo_name", b"last"))
+    assert [d.value for d in once.directives if d.name == b"helo_name"] == [b"last"]
+    assert not [d for d in remove_directive(twice, b"helo_name").directives if d.name == b"helo_name"]
+
+
+def test_variables_keep_exims_group_order(envelope: Envelope) -> None:
+    edited = set_variable(set_variable(envelope, "acl_m_respool", b"1"), "acl_c_new", b"")
+    order = [directive.variable for directive in edited.directives if directive.variable]
+    assert order == ["acl_c0", "acl_c_new", "acl_m_foo", "acl_m_respool"]
+    again = set_variable(edited, "acl_m_foo", b"x\n")
+    assert [directive.variable for directive in again.directives if directive.variable] == order
+    assert parse_header_file(render_header_file(again), file="x").variables == {
+        "acl_c0": b"conn", "acl_c_new": b"", "acl_m_foo": b"x\n", "acl_m_respool": b"1",
+    }  # fmt: skip
+    assert "acl_m_foo" not in remove_variable(again, "acl_m_foo").variables
+
+
+@pytest.mark.parametrize("variable", ["acl_x_a", "acl_m", "acl_m-a", "acl_m_a b", "acl_ma", "acl_m_\n"])
+def test_no_variable_name_injection(envelope: Envelope, variable: str) -> None:
+    with pytest.raises(ValueError):
+        set_variable(envelope, variable, b"")
+
+
+def test_freeze_and_thaw_as_exim(envelope: Envelope) -> None:
+    frozen = freeze(envelope, 1795360300)
+    assert (frozen.is_frozen, frozen.frozen_since) == (True, 1795360300)
+    thawed = thaw(frozen)
+    assert (thawed.is_frozen, thawed.is_manually_thawed) == (False, True)
+    assert not freeze(thawed, 1795360400).is_manually_thawed
+    assert thaw(envelope) is envelope
+
+
+def test_removed_recipients_take_their_indexes_along(envelope: Envelope) -> None:
+    rest = remove_recipients(envelope, [0])
+    assert [(recipient.address, recipient.parent) for recipient in rest.recipients] == [
+        (b"b@test.ex", -1), (b"c@test.ex", 0), (b"d@test.ex", -1),
+    ]  # fmt: skip
+    assert b"\n3\nb@test.ex rfc822;b 8,4 err@test.ex 11,-1#3\nc@test.ex  0,2  0,0#3\n" in render_header_file(rest)
+
+
+def test_recipients_not_touched_keep_their_bytes(envelope: Envelope) -> None:
+    rest = keep_recipients(envelope, {0, 3})
+    assert [recipient.raw for recipient in rest.recipients] == [b"a@test.ex\n", b"d@test.ex  0,0  0,-1#3\n"]
+
+
+def test_redirect_keeps_what_the_sender_asked_for(envelope: Envelope) -> None:
+    redirected = redirect_recipient(envelope, 1, b"z@other.ex")
+    assert redirected.recipients[1].raw == b"z@other.ex rfc822;b 8,4 err@test.ex 11,0#3\n"
+
+
+def test_a_message_keeps_at_least_one_recipient_and_at_most_exims_number(envelope: Envelope) -> None:
+    with pytest.raises(ValueError):
+        remove_recipients(envelope, range(4))
+    with pytest.raises(ValueError):
+        set_recipients(envelope, [Recipient.make(b"a@b")] * 16385)
+    assert len(add_recipient(envelope, Recipient.make(b"e@test.ex")).recipients) == 5
+
+
+def test_parents_outside_of_the_list_are_refused(envelope: Envelope) -> None:
+    with pytest.raises(ValueError):
+        add_recipient(envelope, Recipient.make(b"e@test.ex", parent=9))
+
+
+def test_old_recipient_forms_are_made_modern() -> None:
+    old = HEADER_FILE.replace(
+        b"4\na@test.ex\nb@test.ex rfc822;b 8,4 err@test.ex 11,0#3\nc@test.ex  0,2  0,1#3\nd@test.ex  0,0  0,-1#3\n",
+        b"4\na@test.ex err@x.ex 8,-1#1\nb@test.ex rfc822;b 8,4#2\nc@test.ex 0\nd@test.ex 0,1,0\n",
+    )
+    envelope = parse_header_file(old, file="x")
+    assert render_header_file(envelope) == old
+    assert [recipient.raw for recipient in modern_recipients(envelope).recipients] == [
+        b"a@test.ex  0,0 err@x.ex 8,-1#3\n",
+        b"b@test.ex rfc822;b 8,4  0,-1#3\n",
+        b"c@test.ex  0,0  0,0#3\n",
+        b"d@test.ex  0,0  0,1#3\n",
+    ]
+
+
+def test_modern_recipients_are_left_alone(envelope: Envelope) -> None:
+    assert modern_recipients(envelope) is envelope
+
+
+def in_order(nodes: tuple[TreeNode, ...]) -> tuple[list[bytes], int]:
+    """(names from left to right, depth), read back as Exim reads the lines."""
+    lines = iter(nodes)
+
+    def below(depth: int) -> tuple[list[bytes], int]:
+        node = next(lines)
+        left, left_depth = below(depth + 1) if node.has_left else ([], depth)
+        right, right_depth = below(depth + 1) if node.has_right else ([], depth)
+        return [*left, node.name, *right], max(left_depth, right_depth)
+
+    found = below(1)
+    assert next(lines, None) is None
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8, 100, 1000])
+def test_the_tree_is_ordered_and_balanced(count: int) -> None:
+    names = sorted(b"%d@test.ex" % number for number in range(count))
+    found, depth = in_order(build_tree(names))
+    assert found == names
+    assert depth == count.bit_length()
+
+
+def test_w09_the_journal_is_merged_into_the_tree(envelope: Envelope) -> None:
+    merged = merge_journal(envelope, b"b@test.ex\na@test.ex\nb@test.ex\n\xe4@test.ex\n")
+    assert in_order(merged.tree)[0] == [b"a@test.ex", b"b@test.ex", b"\xe4@test.ex"]
+    assert [merged.is_delivered(recipient) for recipient in merged.recipients] == [True, True, False, False]
+    assert merge_journal(merged, b"a@test.ex\n") is merged
+
+
+def test_a_torn_journal_line_is_left_out() -> None:
+    assert parse_journal(b"a@test.ex\n\0\0\0\0\nb@test.ex\n\nc@test.e") == (b"a@test.ex", b"b@test.ex")
+    assert parse_journal(b"") == ()
+    assert parse_journal(b"x" * 20000 + b"\n") == ()
+
+
+@pytest.mark.parametrize("name", [b"", b"a\nb", b"a\0", b"a" * 16380])
+def test_no_tree_injection(envelope: Envelope, name: bytes) -> None:
+    with pytest.raises(ValueError):
+        add_non_recipients(envelope, [name])
+
+
+def test_w06_the_counts_follow_the_body(envelope: Envelope) -> None:
+    edited = with_body(envelope, BytesBody(b"one\ntwo\0\n" + b"x" * 100 + b"\n"))
+    assert (edited.body_linecount, edited.body_zerocount, edited.max_received_linelength) == (3, 1, 100)
+    assert with_body(edited, BytesBody(b"")).values == {**envelope.values, b"body_linecount": b"0"}
+
+
+def test_w15_a_wire_format_body_has_a_flag_and_no_line_count(envelope: Envelope) -> None:
+    edited = with_body(envelope, BytesBody(b"one\r\ntwo", wireformat=True))
+    assert edited.is_wireformat
+    assert edited.body_linecount is None
+    back = with_body(edited, BytesBody(b"one\ntwo\n"))
+    assert (back.is_wireformat, back.body_linecount) == (False, 2)
+    assert render_header_file(back) == HEADER_FILE
+
+
+def test_a_local_body_has_to_end_with_a_line_end(envelope: Envelope) -> None:
+    with pytest.raises(ValueError):
+        with_body(envelope, BytesBody(b"one"))
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=repr)
+def test_the_counts_of_real_bodies_are_found_again(sample: Sample) -> None:
+    edited = with_body(sample.envelope, sample.message.body)
+    assert edited.body_linecount == sample.envelope.body_linecount
+    assert edited.body_zerocount == sample.envelope.body_zerocount or sample.envelope.is_wireformat
+    # Exim's own Received field was not received, and may hold the longest line.
+    assert edited.max_received_linelength >= sample.envelope.max_received_linelength or sample.envelope.is_wireformat
+
+
+def test_an_envelope_can_not_be_changed(envelope: Envelope) -> None:
+    with pytest.raises(AttributeError):
+        envelope.sender = b"x"
+
+
+def test_edits_commute_where_they_touch_different_things(envelope: Envelope) -> None:
+    edits: list[Callable[[Envelope], Envelope]] = [
+        lambda e: set_sender(e, b"s@x.ex"),
+        lambda e: set_variable(e, "acl_m_a", b"1"),
+        lambda e: add_non_recipients(e, [b"a@test.ex"]),
+        lambda e: add_header(e, Header.make(b"X", b"y")),
+    ]
+    results: set[bytes] = set()
+    for order in itertools.permutations(edits):
+        edited = envelope
+        for edit in order:
+            edited = edit(edited)
+        results.add(render_header_file(edited))
+    assert len(results) == 1
