@@ -18,7 +18,7 @@ help:
 	@echo "also: lint unit bench campaign system setup lock clean"
 
 demo: $(READY)
-	$(BIN)/respool demo
+	$(BIN)/respool demo --dir demo
 
 test: lint unit
 
