@@ -70,7 +70,7 @@ def demo(*, directory: str | None, as_json: bool) -> None:
 
 
 def _print(console: Console, finished: demonstration.Demonstration) -> None:
-    pipeline = Text(" → ", style="dim").join(Text(name, style="bold") for name in finished.processors)
+    pipeline = Text(" → ").join(Text(name, style="bold") for name in finished.processors)
     console.print(Text(f"{len(finished.shown)} messages, as Exim left them in its spool, went through ") + pipeline)
     console.print()
     for shown in finished.shown:
@@ -81,10 +81,10 @@ def _print(console: Console, finished: demonstration.Demonstration) -> None:
 
 
 def _print_message(console: Console, shown: demonstration.Shown) -> None:
-    console.print(Text(shown.case.title, style="bold").append(f"  {shown.case.name}", "dim"))
+    console.print(Text().append(shown.case.title, "bold").append(f"  {shown.case.name}", "dim"))
     seen: set[Change] = set()
     for step in shown.steps:
-        line = Text(f"  {step.processor:<23}", style="cyan")
+        line = Text().append(f"  {step.processor:<23}", "cyan")
         line.append_text(_said(step))
         line.rstrip()
         console.print(line)
@@ -128,7 +128,7 @@ def _said(step: demonstration.StepShown) -> Text:
 
 def _told_exim(variables: list[Change]) -> Text:
     """The variables that say something, for Exim's routers."""
-    text = Text("for Exim: ", style="dim")
+    text = Text().append("for Exim: ", "dim")
     shown = [change for change in variables if change.name in _TELLING and change.after]
     for number, change in enumerate(shown):
         text.append(", " if number else "", "dim")
@@ -145,10 +145,10 @@ _TELLING = frozenset({"acl_m_dmarc_status", "acl_m_arc_state", "acl_m_route"})
 def _ending(shown: demonstration.Shown, seen: set[Change]) -> Iterator[Text]:
     style = _STATE_STYLES.get(shown.state, "bold red")
     if not shown.outputs:
-        yield Text(f"  ⇒ {shown.state}: ", style=style).append_text(terminal.plain(shown.reason))
+        yield Text().append(f"  ⇒ {shown.state}: ", style).append_text(terminal.plain(shown.reason))
     for output in shown.outputs:
         place = f" in queue {output.queue}" if output.queue else ""
-        text = Text(f"  ⇒ {shown.state}", style=style).append(f" as {output.id}{terminal.escape(place)} for ")
+        text = Text().append(f"  ⇒ {shown.state}", style).append(f" as {output.id}{terminal.escape(place)} for ")
         text.append_text(terminal.plain(", ".join(output.recipients)))
         yield text
         yield from (
