@@ -12,7 +12,7 @@ import sys
 
 import atheris  # type: ignore[import-untyped]
 
-with atheris.instrument_imports():
+with atheris.instrument_imports():  # pyright: ignore
     from respool.errors import SpoolFormatError
     from respool.spool import header_file
     from respool.spool.body import BytesBody
