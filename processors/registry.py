@@ -16,7 +16,7 @@ import stat
 import sys
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import msgspec
 
@@ -47,11 +47,13 @@ def find(use: str) -> type[Processor[Any]]:
             loaded = entry.load()
         except (ImportError, AttributeError) as error:
             raise ConfigError(f'processor "{use}" can\'t be imported: {error}') from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Processor)):
+    if not _is_processor(loaded):
         raise ConfigError(f'"{use}" is not a respool.Processor')
-    checked: Any = loaded
-    found: type[Processor[Any]] = checked
-    return found
+    return loaded
+
+
+def _is_processor(value: object) -> TypeGuard[type[Processor[Any]]]:
+    return isinstance(value, type) and issubclass(value, Processor)
 
 
 def build(use: str, config: dict[str, Any]) -> Processor[Any]:
