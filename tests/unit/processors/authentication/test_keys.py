@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -72,7 +73,7 @@ def test_white_space_in_the_key_is_ignored() -> None:
 
 def test_a_key_is_validated_the_first_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
     skipped: list[bool] = []
-    real = keys.load_pem_private_key
+    real: Any = vars(keys)["load_pem_private_key"]
 
     def recording(data: bytes, password: None, *, unsafe_skip_rsa_key_validation: bool) -> object:
         skipped.append(unsafe_skip_rsa_key_validation)
