@@ -16,7 +16,7 @@ from typing import Final, Protocol, TypedDict, Unpack
 
 from msgspec import Struct
 
-from .directive import Directive
+from .directive import LONGEST_LINE, Directive
 from .directive_values import DirectiveValues
 from .ids import MessageId
 
@@ -60,15 +60,21 @@ class Recipient(Struct, frozen=True, kw_only=True, gc=False):
     def make(
         cls, address: bytes, *, orcpt: bytes = b"", dsn_flags: int = 0, errors_to: bytes = b"", parent: int = -1
     ) -> Recipient:
-        """A recipient in the plain or ``#3`` form, the only two that respool writes."""
+        """A recipient in the plain or ``#3`` form, the only two that respool writes.
+
+        An address that ends like one of the other forms (``x 5``) is never written plain.
+        """
         if not address or any(b"\n" in part or b"\0" in part for part in (address, orcpt, errors_to)):
             raise ValueError(f"not a recipient that a spool file can hold: {address!r}")
-        if parent == -1 and not errors_to and not dsn_flags:
+        is_ambiguous = address.rstrip(b"0123456789")[-1:] in {b"", b" ", b",", b"#"}
+        if parent == -1 and not errors_to and not dsn_flags and not is_ambiguous:
             # Exim drops an ORCPT without flags (spool_out.c).
             return cls(address=address, raw=address + b"\n")
         raw = b"%b %b %d,%d %b %d,%d#3\n" % (
             address, orcpt, len(orcpt), dsn_flags, errors_to, len(errors_to), parent,
         )  # fmt: skip
+        if len(raw) > LONGEST_LINE:
+            raise ValueError(f"a recipient of {len(raw)} bytes; Exim reads no more than {LONGEST_LINE}")
         return cls(address=address, orcpt=orcpt, dsn_flags=dsn_flags, errors_to=errors_to, parent=parent, raw=raw)
 
 

@@ -23,7 +23,8 @@ from .ids import MessageId
 from .recipient_line import parse_recipient
 from .spool_text import SpoolText
 
-#: Longest of lines 1-4, of the count line and of a tree line after the first, with LF (BIG_BUFFER_SIZE - 1).
+#: Longest of lines 1-4, of the count line and of a tree line, with LF (BIG_BUFFER_SIZE - 1). Exim takes a longer first
+#: line of the tree, which it could not read in any other place of a tree that has grown.
 LONGEST_FIXED_LINE: Final = 16383
 #: Exim's reader refuses more (spool_in.c), although recipients_max may allow more.
 MOST_RECIPIENTS: Final = 16384
@@ -76,9 +77,10 @@ def parse_header_file(data: bytes, *, file: str) -> Envelope:
 
     file is the name that an error carries; whether it agrees with the first line is for
     the caller to check (envelope.id). Accepts what Exim's spool_read_header accepts,
-    with four exceptions where Exim would misread or die rather than refuse: an id of
-    another shape, NUL anywhere, a negative count, recipient lengths that do not fit.
-    Raises SpoolFormatError.
+    with exceptions where Exim would misread or die rather than refuse (an id of another
+    shape, NUL anywhere, a negative count, recipient lengths that do not fit), and where
+    the file could not be written again (a name in the tree of more than 16379 bytes, an
+    old form of recipient of more than 65000). Raises SpoolFormatError.
     """
     text = _UnreadSections(data, file)
     if len(data) > LARGEST_HEADER_FILE:
@@ -281,9 +283,9 @@ def _read_tree(text: SpoolText, position: int) -> tuple[tuple[TreeNode, ...], in
     if text.data.startswith(b"XX\n", position):
         return (), position + 3
     nodes: list[TreeNode] = []
-    announced, limit = 1, LONGEST_LINE
+    announced = 1
     while announced:
-        line = text.line(position, limit, "a line of the non-recipients tree")
+        line = text.line(position, LONGEST_FIXED_LINE, "a line of the non-recipients tree")
         if len(line) < 5:
             raise text.wrong(position, "XX or a line of the non-recipients tree")
         has_left, has_right = line[0] == 0x59, line[1] == 0x59
@@ -293,7 +295,6 @@ def _read_tree(text: SpoolText, position: int) -> tuple[tuple[TreeNode, ...], in
         nodes.append(node)
         position += len(line)
         announced += has_left + has_right - 1
-        limit = LONGEST_FIXED_LINE
     return tuple(nodes), position
 
 

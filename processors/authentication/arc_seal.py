@@ -42,6 +42,8 @@ FORBIDDEN_HEADERS: Final = frozenset(
 
 _TOKEN: Final = re.compile(r'[^\x00-\x20\x7f-\uffff()<>@,;:\\"/\[\]?=]+')
 _LINE_LENGTH: Final = 72
+#: Results that are longer were not written by an honest verifier.
+_MAX_RESULTS_LENGTH: Final = 32 * 1024
 
 
 class Sealer(Struct, frozen=True, kw_only=True):
@@ -112,6 +114,8 @@ def seal(
             for index in (arc_set.aar, arc_set.ams, arc_set.seal):
                 covered.update(message.canonical_field(index, Canonicalization.RELAXED))
     aar = _results_value(instance, sealer.authserv_id, results)
+    if len(aar) > _MAX_RESULTS_LENGTH:
+        return NotSealed(f"Authentication-Results of {len(aar)} bytes")
     covered.update(relaxed_field(AAR_NAME.lower(), aar) + b"\r\n")
     ams = _sign_message(message, sealer, instance, int(now))
     covered.update(relaxed_field(AMS_NAME.lower(), ams) + b"\r\n")

@@ -58,7 +58,7 @@ def results_of(value: bytes, authserv_id: bytes) -> list[bytes] | None:
     can't be read is not ours.
     """
     position = skip_cfws(value, 0)
-    if position < 0:
+    if position < 0 or b"\0" in value:  # a header field that is written can't hold NUL
         return None
     if quoted := _QUOTED.match(value, position):
         found, position = re.sub(rb"\\(.)", rb"\1", quoted.group(1), flags=re.DOTALL), quoted.end()

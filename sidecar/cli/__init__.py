@@ -27,9 +27,12 @@ COMMANDS: Final = {
     "auth": "auth:auth",
     "batch": "batch:batch",
     "demo": "demo:demo",
+    "check": "check:check",
     "dmarc": "dmarc:dmarc",
+    "list": "mailq:list_messages",
     "lookup": "tables:lookup",
     "run": "run:run",
+    "show": "show:show",
     "table": "tables:table",
 }
 
