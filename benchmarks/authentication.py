@@ -93,7 +93,7 @@ def make_cases(key: RSAPrivateKey) -> list[Case]:
     signing_key = SigningKey(key)
     sealer = Sealer(authserv_id=AUTHSERV_ID, domain=SEALING_DOMAIN, selector=SELECTOR, key=signing_key)
     signer = DkimSigner(domain=SIGNING_DOMAIN, selector=SELECTOR, key=signing_key)
-    resolver = StubDns(key)
+    resolver: Any = StubDns(key)
     cases: list[Case] = []
     for number, size in enumerate(SIZES):
         author = f"mail.{SIGNING_DOMAIN}" if number % 4 == 0 else SIGNING_DOMAIN
@@ -161,7 +161,7 @@ def floor_work(key: RSAPrivateKey, *, sealing: bool) -> Callable[[Case], object]
 
 
 def our_work(key: RSAPrivateKey, *, sealing: bool) -> Callable[[Case], object]:
-    resolver = StubDns(key)
+    resolver: Any = StubDns(key)
     sealer = Sealer(authserv_id=AUTHSERV_ID, domain=SEALING_DOMAIN, selector=SELECTOR, key=SigningKey(key))
     also = (SIGNING_REQUEST,) if sealing else ()
 

@@ -29,7 +29,7 @@ SEAL: Final = b"arc-seal"
 _EXIM_NAMES: Final[dict[bytes, str]] = {AAR: "AAR", AMS: "AMS", SEAL: "AS"}
 # One hostile header section must not cost more than three full sets of fields.
 _MAX_FIELDS: Final = 4 * MAX_INSTANCE
-_REMOTE_IP: Final = re.compile(rb"[;\s]smtp\.remote-ip\s{0,20}=\s{0,20}\"?([0-9A-Fa-f:.]{2,45})", re.IGNORECASE)
+_REMOTE_IP: Final = re.compile(rb"[;\s]smtp\.remote-ip\s{0,20}=\s{0,20}\"?([0-9A-Fa-f:.]{2,45})")
 
 
 class ArcSet(Struct, frozen=True, kw_only=True):
@@ -111,8 +111,8 @@ def _insert(sets: dict[int, ArcSet], message: AuthenticatedMessage, index: int, 
         instance = parse_aar_instance(value)
         if instance == 0:
             raise SignatureSyntaxError("instance find")
-        address = _REMOTE_IP.search(value)
-        remote_ip = address.group(1).decode("ascii") if address else ""
+        if b"remote-ip" in value and (address := _REMOTE_IP.search(value)):
+            remote_ip = address.group(1).decode("ascii")
     else:
         try:
             tags = parse_tag_list(value).tags

@@ -58,7 +58,7 @@ def find_author(values: Sequence[bytes]) -> Author:
     """Read the values of all From fields of a message."""
     domains: list[str] = []
     problem = ""
-    for value in values:
+    for value in values[:MAX_AUTHOR_DOMAINS]:
         try:
             domains += _domains(value)
         except _MalformedError as error:

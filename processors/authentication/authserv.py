@@ -18,6 +18,7 @@ _QUOTED: Final = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _TOKEN: Final = re.compile(rb'[^\x00-\x20\x7f()<>@,;:\\"/\[\]?=]+')
 _VERSION: Final = re.compile(rb"[0-9]+")
 _DIGITS: Final = re.compile(rb"[0-9]{1,9}")
+_USUAL_INSTANCE: Final = re.compile(rb"[ \t\r\n]*i[ \t]*=[ \t]*([0-9]{1,9})[ \t]*;")
 _PLAIN: Final = re.compile(rb'[^;"(]+')
 _METHOD: Final = re.compile(rb"([A-Za-z0-9_-]+)(?:\s*/\s*[0-9]+)?\s*=\s*([A-Za-z0-9_-]+)")
 
@@ -35,6 +36,8 @@ def skip_cfws(text: bytes, position: int) -> int:
 
 def parse_aar_instance(value: bytes) -> int:
     """The instance that an ARC-Authentication-Results field begins with (RFC 8617 4.1.1), 0 where it does not."""
+    if usual := _USUAL_INSTANCE.match(value):
+        return int(usual.group(1))
     position = skip_cfws(value, 0)
     for expected in (b"i", b"="):
         if position < 0 or not value.startswith(expected, position):

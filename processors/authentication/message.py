@@ -5,7 +5,7 @@ Diagnostics: raises nothing of its own; OSError of reading the body goes through
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from ...spool.body import Body, BytesBody
 from ...spool.message import Message
@@ -21,7 +21,7 @@ class AuthenticatedMessage:
     message and thread.
     """
 
-    __slots__ = ("_body_requests", "_positions", "_relaxed", "body", "fields", "names")
+    __slots__ = ("_body_hashes", "_body_requests", "_positions", "_relaxed", "body", "fields", "names")
 
     def __init__(self, fields: Iterable[bytes], body: Body) -> None:
         self.fields: tuple[bytes, ...] = tuple(fields)
@@ -30,7 +30,8 @@ class AuthenticatedMessage:
         )
         self.body = body
         self._body_requests: set[BodyHashRequest] = set()
-        self._relaxed: dict[int, bytes] = {}
+        self._body_hashes: dict[BodyHashRequest, BodyHash] = {}
+        self._relaxed: list[bytes | None] = [None] * len(self.fields)
         self._positions: dict[bytes, list[int]] = {}
         for index, name in enumerate(self.names):
             self._positions.setdefault(name, []).append(index)
@@ -83,10 +84,10 @@ class AuthenticatedMessage:
         """One field in canonical form with its CRLF."""
         if algorithm is Canonicalization.SIMPLE:
             return simple_field(self.fields[index])
-        relaxed = self._relaxed.get(index)
+        relaxed = self._relaxed[index]
         if relaxed is None:
-            relaxed = self.names[index] + b":" + relaxed_value(self.value(index)) + b"\r\n"
-            self._relaxed[index] = relaxed
+            value = relaxed_value(self.fields[index].partition(b":")[2])
+            relaxed = self._relaxed[index] = b"%b:%b\r\n" % (self.names[index], value)
         return relaxed
 
     def select(self, names: Iterable[bytes]) -> list[int]:
@@ -97,13 +98,11 @@ class AuthenticatedMessage:
         used: dict[bytes, int] = {}
         selected: list[int] = []
         for name in names:
-            positions = self._positions.get(name)
-            if positions is None:
-                continue
-            count = used.get(name, 0) + 1
-            if count <= len(positions):
-                used[name] = count
-                selected.append(positions[-count])
+            if name in self._positions:
+                positions = self._positions[name]
+                count = used[name] = used.get(name, 0) + 1
+                if count <= len(positions):
+                    selected.append(positions[-count])
         return selected
 
     def will_need(self, requests: Iterable[BodyHashRequest]) -> None:
@@ -112,9 +111,13 @@ class AuthenticatedMessage:
 
     def body_hash(self, request: BodyHashRequest) -> BodyHash:
         """The hash of the body for one signature."""
-        self._body_requests.add(request)
-        return body_hashes(self.body, self._body_requests)[request]
+        found = self._body_hashes.get(request)
+        if found is None:
+            self._body_requests.add(request)
+            self._body_hashes = body_hashes(self.body, self._body_requests)
+            found = self._body_hashes[request]
+        return found
 
-    def header_data(self, names: Collection[bytes], algorithm: Canonicalization) -> bytes:
+    def header_data(self, names: Iterable[bytes], algorithm: Canonicalization) -> bytes:
         """The canonical fields that names selects, joined: what a signature over them covers first."""
         return b"".join([self.canonical_field(index, algorithm) for index in self.select(names)])

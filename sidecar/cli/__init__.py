@@ -28,7 +28,9 @@ COMMANDS: Final = {
     "batch": "batch:batch",
     "demo": "demo:demo",
     "dmarc": "dmarc:dmarc",
+    "lookup": "tables:lookup",
     "run": "run:run",
+    "table": "tables:table",
 }
 
 

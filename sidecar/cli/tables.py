@@ -20,6 +20,7 @@ from ...lookups.table_build import BuildReport, build, dump
 from ...lookups.table_reference import TableReference
 from ...lookups.table_source import SourceFormat, TableSourceError, format_of, json_line, lsearch_line
 from ...lookups.tables import Match, TableError, look_up
+from .terminal import escape
 
 ABSENT = 1
 TEMPORARY = 75
@@ -201,17 +202,11 @@ def _group_number(text: str | None) -> int | None:
 def _write(line: bytes) -> None:
     """Write one line to standard output: as it is, but with unusual bytes escaped on a terminal."""
     if sys.stdout.isatty():
-        click.echo(_shown(line))
+        click.echo(escape(line))
     else:
-        click.echo(line)
-
-
-def _shown(text: bytes) -> str:
-    # A table holds what others wrote: no control, escape or bidirectional character may act.
-    decoded = text.decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in decoded)
+        sys.stdout.buffer.write(line + b"\n")  # no flush for each line: a dump may have millions
 
 
 def _give_up(reason: str, code: int) -> NoReturn:
-    click.echo(_shown(os.fsencode(reason)), err=True)
+    click.echo(escape(os.fsencode(reason)), err=True)
     sys.exit(code)

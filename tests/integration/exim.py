@@ -41,47 +41,21 @@ from typing import Final, Self
 
 from msgspec import Struct
 
+from .exim_configuration import EXIM, EXIM_USER, QUEUEFILE_SCRIPT, RECORDED, configuration_text
 from .smtp_client import SmtpClient
 
-#: RESPOOL_EXIM names another Exim to test with: a newer one, or one that has queuefile.
-EXIM: Final = os.environ.get("RESPOOL_EXIM", "/usr/sbin/exim4")
-EXIM_USER: Final = "Debian-exim"
 _ID: Final = re.compile(r"[0-9A-Za-z]{6}-(?:[0-9A-Za-z]{11}-[0-9A-Za-z]{4}|[0-9A-Za-z]{6}-[0-9A-Za-z]{2})")
-#: ACL variables that every delivery file tells.
-RECORDED: Final = (
-    "acl_c_helo", "acl_m_sender", "acl_m_lines", "acl_m_respool", "acl_m_route", "acl_m_dmarc_status",
-    "acl_m_arc_state", "acl_m_dane", "acl_m_dcc_result",
-)  # fmt: skip
-
-_QUEUEFILE_SCRIPT: Final = """\
-# queuefile.sh SPOOL EXPORT ID QUEUE: what the queuefile transport does; 75 is a defer.
-cat >/dev/null
-input=$1${4:+/$4}/input
-[ -e "$input/$3-D" ] || input=$input/$(printf %s "$3" | cut -c6)
-ln "$input/$3-H" "$2/$3-H" || exit 75
-ln "$input/$3-D" "$2/$3-D" || { rm -f "$2/$3-H"; exit 75; }
-"""
 
 
 def has_queuefile() -> bool:
     """Whether EXIM is built with the queuefile transport."""
-    output = subprocess.run([EXIM, "-bV"], check=False, capture_output=True).stdout
-    return re.search(rb"(?m)^Transports:.*\bqueuefile\b", output) is not None
-
-
-def queuefile_by_pipe(name: str, directory: str) -> str:
-    """A transport called name that does what queuefile does, within Exim's own delivery process.
-
-    So the lock, the journal and the unlinks around it are Exim's.
-    """
-    return f"""
-{name}:
-  driver = pipe
-  user = {EXIM_USER}
-  command = /bin/sh @DIRECTORY@/queuefile.sh @DIRECTORY@/spool {directory} $message_exim_id "$queue_name"
-  temp_errors = 75
-  log_output
-"""
+    with tempfile.NamedTemporaryFile("w", prefix="exim.") as configuration:
+        # Without a name of its own Exim would ask the DNS for the machine's.
+        configuration.write("primary_hostname = mx.example\n")
+        configuration.flush()
+        command = [EXIM, "-C", configuration.name, "-bP", "macros"]
+        output = subprocess.run(command, check=False, capture_output=True).stdout
+    return b"_DRIVER_TRANSPORT_QUEUEFILE=y" in output.split()
 
 
 class EximError(Exception):
@@ -107,17 +81,21 @@ class Delivery(Struct, frozen=True, kw_only=True):
 class Exim:
     """See the module. ``with Exim(queue="scan", run_interval="2s") as exim: ...``
 
-    split and wireformat set the options of those names. hold makes every reception end with
-    ``control = queue_only``; queue names the queue it goes to. run_interval is the time of
-    ``-q`` of the daemon, None for no queue runner. listen=False starts no daemon. extra text for
-    the configuration: main, mail_acl and data_acl (statements before the accept), routers and
-    retry (before all others), transports; ``@DIRECTORY@`` in them becomes the temporary directory.
+    hostname is its primary_hostname: a client that says it is called the same is looked up in the
+    DNS, so two Exims that talk to each other need two. split and wireformat set the options of
+    those names. hold makes every reception end with ``control = queue_only``; queue names the
+    queue it goes to. run_interval is the time of ``-q`` of the daemon, None for no queue runner.
+    listen=False starts no daemon. remote_port is where mail for ``remote.example`` is sent.
+    Extra text for the configuration: main, mail_acl and data_acl (statements before the accept),
+    routers and retry (before all others), transports; ``@DIRECTORY@`` in them becomes the
+    temporary directory.
     base is where that is made.
     """
 
     def __init__(
         self,
         *,
+        hostname: str = "mx.example",
         split: bool = False,
         wireformat: bool = False,
         hold: bool = True,
@@ -135,6 +113,7 @@ class Exim:
         retry: str = "",
         base: Path | None = None,
     ) -> None:
+        self.hostname = hostname
         self.split, self.wireformat, self.hold, self.queue = split, wireformat, hold, queue
         self._run_interval, self._listen = run_interval, listen
         self._remote_port, self._remote_chunking = remote_port, remote_chunking
@@ -157,7 +136,7 @@ class Exim:
         self.log_directory = self._make_directory("log", 0o750)
         self.mail_directory = self._make_directory("mail", 0o750)
         self.configuration = self.directory / "exim.conf"
-        (self.directory / "queuefile.sh").write_text(_QUEUEFILE_SCRIPT)
+        (self.directory / "queuefile.sh").write_text(QUEUEFILE_SCRIPT)
         try:
             self.write_configuration()
             if self._listen:
@@ -175,6 +154,11 @@ class Exim:
     def close(self) -> None:
         """Stop the daemon and remove everything."""
         self.stop_daemon()
+        while processes := self._processes():
+            for process in processes:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.01)
         shutil.rmtree(self.directory)
 
     def _make_directory(self, name: str, mode: int) -> Path:
@@ -225,7 +209,7 @@ class Exim:
         return "\n".join(path.read_text(errors="backslashreplace") for path in found)
 
     def stop_daemon(self) -> None:
-        """Stop the daemon and whatever it started; nothing happens if there is none."""
+        """Stop the daemon; nothing happens if there is none. What it has started goes on."""
         daemon, self._daemon = self._daemon, None
         if daemon is None:
             return
@@ -235,162 +219,29 @@ class Exim:
         except subprocess.TimeoutExpired:
             daemon.kill()
             daemon.wait()
-        # Deliveries under way are in the daemon's session.
-        with suppress(ProcessLookupError):
-            os.killpg(daemon.pid, signal.SIGKILL)
-        while _is_session_alive(daemon.pid):
-            time.sleep(0.01)
+
+    def _processes(self) -> list[int]:
+        """The processes of this Exim, without the daemon and the sessions that it serves.
+
+        Known by the configuration's name in the command line: Exim detaches its background
+        deliveries from session and parent, and clears their environment.
+        """
+        name = os.fsencode(self.configuration)
+        daemon = self._daemon.pid if self._daemon is not None else 0
+        found: list[int] = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                # Empty for a zombie.
+                if name in (path / "cmdline").read_bytes().split(b"\0") and os.getpgid(int(path.name)) != daemon:
+                    found.append(int(path.name))
+        return found
 
     # -- the configuration
 
     def write_configuration(self) -> None:
         """Write the configuration file anew, as the attributes stand."""
-        self.configuration.write_text(self._configuration_text().replace("@DIRECTORY@", str(self.directory)))
+        self.configuration.write_text(configuration_text(self).replace("@DIRECTORY@", str(self.directory)))
         self.configuration.chmod(0o644)
-
-    def _configuration_text(self) -> str:
-        held = "  warn control = queue_only\n" if self.hold else ""
-        queued = f"  warn queue = {self.queue}\n" if self.queue else ""
-        number = "" if self._localhost_number is None else f"localhost_number = {self._localhost_number}"
-        chunking = "*" if self._remote_chunking else ""
-        return f"""\
-primary_hostname = mx.example
-exim_path = {EXIM}
-spool_directory = {self.spool}
-log_file_path = {self.log_directory}/%s.log
-pid_file_path = {self.directory}/spool/exim.pid
-local_interfaces = 127.0.0.1
-daemon_smtp_ports = {self.port}
-daemon_startup_retries = 0
-split_spool_directory = {str(self.split).lower()}
-spool_wireformat = {str(self.wireformat).lower()}
-{number}
-# Without it the daemon's children would be executed anew, and lose their rights because of -C.
-deliver_drop_privilege
-keep_environment =
-# Nothing may ask the network.
-host_lookup =
-rfc1413_hosts =
-dns_csa_search_limit = 0
-smtp_accept_max = 200
-smtp_accept_max_per_connection = 0
-smtp_accept_queue_per_connection = 0
-recipients_max = 0
-check_spool_space = 0
-check_spool_inodes = 0
-check_log_space = 0
-check_log_inodes = 0
-tls_advertise_hosts =
-chunking_advertise_hosts = *
-dsn_advertise_hosts = *
-.ifdef _HAVE_I18N
-smtputf8_advertise_hosts = *
-.endif
-auth_advertise_hosts = *
-log_selector = +pid +queue_run +smtp_confirmation +received_recipients
-acl_smtp_connect = accept_undisturbed
-acl_smtp_mail = accept_mail
-acl_smtp_rcpt = accept_undisturbed
-acl_smtp_data = accept_data
-{self._main}
-
-begin acl
-accept_undisturbed:
-  accept control = dkim_disable_verify
-accept_mail:
-  warn set acl_c_helo = $sender_helo_name
-       set acl_m_sender = $sender_address
-       set acl_m_lines = one\\ntwo
-{held}{queued}{self._mail_acl}
-  accept
-accept_data:
-{self._data_acl}
-  accept
-
-begin routers
-{self._routers}
-deferring:
-  driver = redirect
-  domains = defer.example
-  allow_defer
-  data = :defer: this domain always defers
-refusing:
-  driver = redirect
-  domains = fail.example
-  allow_fail
-  data = :fail: this domain always refuses
-listing:
-  driver = redirect
-  domains = list.example
-  one_time
-  data = x@file.example, y@file.example
-routed_smtp:
-  driver = manualroute
-  condition = ${{if match{{$acl_m_route}}{{^127\\\\.0\\\\.0\\\\.1::}}}}
-  route_data = $acl_m_route
-  transport = remote
-  self = send
-routed:
-  driver = accept
-  condition = ${{if def:acl_m_route}}
-  transport = routed
-quarantine:
-  driver = accept
-  condition = ${{if inlist{{$acl_m_dmarc_status}}{{quarantine:reject}}}}
-  transport = quarantine
-remote:
-  driver = manualroute
-  domains = remote.example
-  route_data = 127.0.0.1::{self._remote_port or 1}
-  transport = remote
-  self = send
-inbox:
-  driver = accept
-  transport = inbox
-
-begin transports
-{self._transports}
-remote:
-  driver = smtp
-  allow_localhost
-  hosts_avoid_tls = *
-  hosts_try_chunking = {chunking}
-.ifdef _HAVE_DANE
-  hosts_try_dane =
-.endif
-  hosts_try_fastopen =
-{"".join(self.mailbox_transport(name) for name in ("inbox", "routed", "quarantine"))}
-begin retry
-{self._retry}
-* * F,4d,1m
-
-begin authenticators
-plain:
-  driver = plaintext
-  public_name = PLAIN
-  server_prompts = :
-  server_condition = true
-  server_set_id = $auth2
-"""
-
-    def mailbox_transport(self, name: str) -> str:
-        """The text of a transport called name that writes each delivery into a file of its own."""
-        told = "".join(f"{variable}: ${{escape:${variable}}}\\n" for variable in RECORDED)
-        return f"""\
-{name}:
-  driver = appendfile
-  user = {EXIM_USER}
-  directory = {self.mail_directory}/{name}
-  maildir_format
-  create_directory
-  directory_mode = 0750
-  # With neither string set, Exim 4.96 loses the body of a message in wire format.
-  check_string = "\\001never\\001"
-  escape_string = "\\001never\\001"
-  message_prefix = "id: $message_exim_id\\nrecipient: $local_part@$domain\\nsender: $sender_address\\n\\
-    queue: $queue_name\\n{told}\\n"
-  message_suffix =
-"""
 
     # -- mail in
 
@@ -478,7 +329,7 @@ plain:
             raise EximError(f"{' '.join(arguments)} ran out of time:\n{output!r}") from error
         # A bounce that it made is delivered by a process that it doesn't wait for.
         deadline = time.monotonic() + timeout_seconds
-        while _is_session_alive(process.pid):
+        while self._processes():
             if time.monotonic() > deadline:
                 raise EximError(f"{' '.join(arguments)} left processes behind")
             time.sleep(0.01)
@@ -530,20 +381,6 @@ plain:
     def notifier_address(self) -> bytes:
         """The daemon's notifier socket: an abstract address (daemon.c)."""
         return b"\0" + os.fsencode(self.spool / "exim_daemon_notify")
-
-
-def _is_session_alive(leader: int) -> bool:
-    try:
-        os.killpg(leader, 0)
-    except ProcessLookupError:
-        return False
-    # A zombie that its new parent hasn't reaped counts for kill, but does nothing any more.
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            state, _, group = path.read_text(errors="replace").rpartition(")")[2].split()[:3]
-            if int(group) == leader and state != "Z":
-                return True
-    return False
 
 
 def _parse_delivery(path: Path) -> Delivery:

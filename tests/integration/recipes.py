@@ -11,7 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from .exim import has_queuefile, queuefile_by_pipe
+from .exim import has_queuefile
+from .exim_configuration import queuefile_by_pipe
 
 SAMPLES: Final = Path(__file__).resolve().parents[2] / "samples" / "exim"
 

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 import pytest
 
 from .conftest import EximFactory
-from .exim import EXIM, Exim
+from .exim import Exim
+from .exim_configuration import EXIM
 from .smtp_client import SmtpRefusedError
 from .smtp_sink import SmtpSink
 
@@ -227,7 +228,7 @@ def test_remote_delivery_ends_in_the_sink(start_exim: EximFactory, smtp_sink: Sm
 
 
 def test_one_exim_sends_to_another(start_exim: EximFactory) -> None:
-    second = start_exim(hold=False)
+    second = start_exim(hostname="second.example", hold=False)
     first = start_exim(remote_port=second.port)
     first.deliver(first.receive(MESSAGE, recipients=["a@remote.example"]))
     # The second has no route for the domain but its own: it defers what it can't connect to.

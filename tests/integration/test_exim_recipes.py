@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
+import textwrap
 from typing import Final
 
 import pytest
 
 from .conftest import EximFactory
 from .exim import Exim
+from .exim_configuration import EXIM
 from .queuefile import HeaderFile
 from .recipes import SAMPLES, export_recipe, export_transport, macros, queue_recipe, sample
 
@@ -200,6 +205,7 @@ def test_all_files_together_make_a_configuration(start_exim: EximFactory) -> Non
         f"""\
 RESPOOL_EXPORT = {exim.directory}/export
 .include {SAMPLES}/macros.conf
+primary_hostname = mx.example
 spool_directory = {exim.spool}
 log_file_path = {exim.log_directory}/%s.log
 keep_environment =
@@ -236,3 +242,38 @@ def test_a_flood_of_fields_hides_nothing(stripping: Exim) -> None:
     foreign = b"".join(b"Authentication-Results: h%d.other.example;\n " % n + b"x" * 900 + b"\n" for n in range(220))
     message_id = stripping.receive(foreign + FORGED[0] + MESSAGE)
     assert b"spf=pass" not in sent_headers(stripping, message_id)
+
+
+@pytest.mark.system("update-exim4.conf")
+def test_debians_own_configuration_takes_the_named_queue(start_exim: EximFactory) -> None:
+    """The two files of the README, dropped into a copy of Debian's split configuration."""
+    if EXIM != "/usr/sbin/exim4":
+        pytest.skip("Debian's configuration is for Debian's Exim")
+    exim = start_exim(listen=False)
+    directory = exim.directory / "debian"
+    shutil.copytree("/etc/exim4", directory)
+    settings = directory / "update-exim4.conf.conf"
+    settings.write_text(re.sub(r"(?m)^dc_use_split_config=.*$", "dc_use_split_config='true'", settings.read_text()))
+    blocks = re.findall(r"```exim\n( *# /etc/exim4/conf\.d/(?:main|acl)/.*?)```", sample("README.md"), re.DOTALL)
+    main, acl = (textwrap.dedent(block).replace("/etc/respool/exim", str(SAMPLES)) for block in blocks)
+    place = f"SPOOLDIR = {exim.spool}\nlog_file_path = {exim.directory}/log/%s\n"
+    main = f"{place}MAIN_HARDCODE_PRIMARY_HOSTNAME = mx.example\n{main}"
+    (directory / "conf.d" / "main" / "00_respool").write_text(main)
+    (directory / "conf.d" / "acl" / "00_respool").write_text(acl)
+    subprocess.run(["update-exim4.conf", "-d", directory, "-o", exim.configuration], check=True)
+
+    commands = [
+        "EHLO x",
+        "MAIL FROM:<a@sender.example>",
+        "RCPT TO:<root@mx.example>",
+        "DATA",
+        "Subject: x",
+        "",
+        "y",
+        ".",
+    ]
+    output = exim.command("-bs", content="\r\n".join([*commands, "QUIT", ""]).encode())
+    message_id = re.search(r"id=(\S+)", output)
+    assert message_id is not None, output
+    assert exim.pairs("scan") == (message_id[1],)
+    assert exim.ids() == ()

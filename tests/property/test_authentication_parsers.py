@@ -42,12 +42,13 @@ _DMARC_TEXT = _likely(
      b"none", b"reject", b"quarantine", b"y", b"n", b"mailto:a@b.example", b",", b"!10m", b"100", b"\xff", b"DMARC1"]
 )  # fmt: skip
 _AUTHRES_TEXT = _likely(
-    [b";", b"=", b".", b"/", b"1", b" ", b"\n\t", b"(", b")", b"\\", b'"', b"spf", b"dkim", b"pass", b"tmperror",
+    [b";", b"=", b".", b"/", b"1", b" ",
+     b"\n\t", b"(", b")", b"\\", b'"', b"spf", b"dkim", b"pass", b"tmperror",
      b"none", b"reason", b"header", b"d", b"@", b"mx.example.org", b"i", b"<>", b"\xff", b"\x00"]
 )  # fmt: skip
 _FROM_TEXT = _likely(
-    [b"a", b"@", b"<", b">", b",", b";", b":", b"(", b")", b'"', b"\\", b"[", b"]", b".", b" ", b"example.org", b"\xc3\xbc",
-     b"\n ", b"\x00", b"b@example.com"]
+    [b"a", b"@", b"<", b">", b",", b";", b":", b"(", b")", b'"', b"\\", b"[", b"]", b".", b" ", b"example.org",
+     b"\xc3\xbc", b"\n ", b"\x00", b"b@example.com"]
 )  # fmt: skip
 
 

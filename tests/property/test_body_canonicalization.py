@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
@@ -53,7 +54,7 @@ def naive(text: bytes, algorithm: Canonicalization) -> bytes:
 
 def cut(text: bytes, places: list[int]) -> list[bytes]:
     borders = [0, *sorted(place % (len(text) + 1) for place in places), len(text)]
-    return [text[start:end] for start, end in zip(borders, borders[1:], strict=False)]
+    return [text[start:end] for start, end in pairwise(borders)]
 
 
 def streamed(pieces: list[bytes], algorithm: Canonicalization, *, wire: bool) -> bytes:

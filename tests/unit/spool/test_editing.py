@@ -56,7 +56,7 @@ c@test.ex  0,2  0,1#3
 d@test.ex  0,0  0,-1#3
 
 016F From: a@test.ex
-008* X: old
+007* X: old
 014T To: b@test.ex
 """
 

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from respool.processors.authentication.arc_seal import NotSealed, Sealer, seal
 from respool.processors.authentication.canonicalization import Canonicalization
@@ -129,3 +130,41 @@ def test_mail_dkim_verifies_our_signatures(zone_file: Path, seed: int) -> None:
 def test_mail_dkim_verifies_our_seals(zone_file: Path, seed: int) -> None:
     assert mail_dkim(zone_file, "arc", wire(sealed(seed)))[0].startswith("pass\t")
     assert mail_dkim(zone_file, "arc", wire(sealed(seed)) + b"x\r\n")[0].startswith("fail\t")
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "key.pem"
+    path.write_bytes(rsa_private_key().private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()))
+    path.chmod(0o600)
+    return path
+
+
+def output_of(*command: str, message: bytes) -> bytes:
+    done = subprocess.run(command, input=message, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.system("perl:Mail::DKIM")
+@pytest.mark.parametrize("seed", range(16))
+def test_we_verify_mail_dkims_signatures(key_file: Path, seed: int) -> None:
+    header, body = FORMS[seed % 4]
+    script = str(Path(__file__).parent / "mail_dkim_sign.pl")
+    form = f"{header.value.decode()}/{body.value.decode()}"
+    message = wire(generated(seed))
+    field = output_of("perl", script, str(key_file), "rsa", "example.org", form, message=message)
+    results, _ = verify_signatures(AuthenticatedMessage.from_bytes(field + message), zone(), now=2_000_000_000)
+    assert [result.result for result in results] == [Result.PASS], results[0].reason
+
+
+@pytest.mark.system("perl:Mail::DKIM")
+@pytest.mark.parametrize("seed", range(8))
+def test_we_verify_mail_dkims_seals(key_file: Path, seed: int) -> None:
+    script = str(Path(__file__).parent / "mail_dkim_sign.pl")
+    arguments = (str(key_file), "rsa", "sealer.example", "relaxed/relaxed", "arc", "mx.example.net")
+    message = wire(generated(seed))
+    fields = output_of("perl", script, *arguments, message=message)
+    both = AuthenticatedMessage.from_bytes(fields + message)
+    arc = verify_signatures(both, zone(), now=2_000_000_000)[1]
+    assert (arc.result, arc.instance, arc.oldest_pass) == (Result.PASS, 1, 0), arc.reason

@@ -35,7 +35,7 @@ def eml(tmp_path: Path) -> str:
 
 
 def _pair(directory: Path, message_id: str = _ID) -> Path:
-    header = b"From: A <a@example.com>\n\tfolded (comment)\n"
+    header = b"From: A\n\t<a@example.com> (comment)\n"
     header_file = directory / f"{message_id}-H"
     header_file.write_bytes(
         message_id.encode() + b"-H\nexim 8 8\n<u@example.com>\n1700000000 0\n"

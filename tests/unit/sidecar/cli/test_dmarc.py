@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from respool.sidecar.cli.dmarc import dmarc
 
 _ZONE = """
-_dmarc.example.com. TXT "v=DMARC1; p=reject; sp=quarantine; np=reject; t=y; pct=50; aspf=s; ruf=mailto:f@example.com; fo=1"
+_dmarc.example.com. TXT "v=DMARC1; p=reject; sp=quarantine; np=reject; t=y; pct=50; aspf=s; ruf=mailto:f@b.de; fo=1"
 a.example.com. A 192.0.2.7
 _dmarc.two.example. TXT "v=DMARC1; p=none"
 _dmarc.two.example. TXT "v=DMARC1; p=reject"
@@ -38,9 +38,10 @@ def _check(tmp_path: Path, *arguments: str) -> str:
             [
                 "_dmarc.a.example.com: no DMARC record", "Organizational domain: example.com",
                 "The record at example.com applies, which is above a.example.com",
-                "Mail that fails: nothing is done (sp=quarantine)", "one level lower", "DKIM counts for example.com and all",
+                "Mail that fails: nothing is done (sp=quarantine)", "one level lower",
+                "DKIM counts for example.com and all",
                 "SPF counts only for exactly a.example.com", "Aggregate reports: to nobody",
-                "Failure reports: mailto:f@example.com, when anything failed", "pct is historic",
+                "Failure reports: mailto:f@b.de, when anything failed", "pct is historic",
             ],
         ),
         ("nobody.example.com", ["nobody.example.com does not exist", "(np=reject)"]),

@@ -1,0 +1,126 @@
+"""A real Exim as judge of what the editor writes: it lists and delivers it, byte for byte."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+
+import pytest
+
+from respool.spool.body import BytesBody, local_chunks
+from respool.spool.check import check_envelope
+from respool.spool.editing import (
+    add_header,
+    add_non_recipients,
+    freeze,
+    modern_recipients,
+    remove_directive,
+    set_variable,
+    thaw,
+    with_body,
+    with_id,
+)
+from respool.spool.envelope import Envelope, Header, unique_form
+from respool.spool.header_file import render_header_file
+from respool.spool.ids import IdMinter, MessageId
+from tests.spool_corpus import SAMPLES, Sample, load
+
+from .conftest import EximFactory
+from .exim import Exim
+
+pytestmark = pytest.mark.exim
+
+
+def put(exim: Exim, envelope: Envelope, body: bytes) -> None:
+    """A pair into the spool of an Exim that is not running."""
+    directory = exim.input_directory()
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in (
+        (envelope.id.data_name, envelope.id.data_name.encode() + b"\n" + body),
+        (envelope.id.header_name, render_header_file(envelope)),
+    ):
+        (directory / name).write_bytes(content)
+        os.chown(directory / name, exim.uid, exim.gid)
+        (directory / name).chmod(0o640)
+    for made in (directory, directory.parent):
+        os.chown(made, exim.uid, exim.gid)
+
+
+def edited(sample: Sample, message_id: MessageId) -> Envelope:
+    """The sample under another id, with an edit of every kind that leaves it deliverable."""
+    envelope = modern_recipients(with_id(sample.envelope, message_id))
+    # -N would fake the deliveries.
+    envelope = thaw(freeze(remove_directive(envelope, b"N"), 1795360300))
+    envelope = set_variable(envelope, "acl_m_respool", b"edited\nhere")
+    envelope = add_header(envelope, Header.make(b"X-Edited", b"folded\n\tvalue"))
+    if len(envelope.recipients) > 1:
+        envelope = add_non_recipients(envelope, [envelope.recipients[0].address, b"somebody@else.example"])
+    return with_body(envelope, sample.message.body)
+
+
+def left(envelope: Envelope) -> list[bytes]:
+    """What Exim has still to deliver to; equal addresses count once."""
+    return [recipient.address for recipient in envelope.recipients if not envelope.is_delivered(recipient)]
+
+
+def test_exim_delivers_what_the_editor_wrote(start_exim: EximFactory) -> None:
+    exim = start_exim(listen=False, routers="everything:\n  driver = accept\n  transport = inbox\n")
+    # An Exim before 4.97 knows short ids only.
+    minter = IdMinter(long=False)
+    messages: dict[str, tuple[Sample, Envelope]] = {}
+    for sample in SAMPLES:
+        envelope = edited(sample, minter.mint())
+        if left(envelope):
+            assert [f for f in check_envelope(envelope, file="f", now=2_000_000_000) if f.severity == "error"] == []
+            put(exim, envelope, sample.body_bytes)
+            messages[str(envelope.id)] = (sample, envelope)
+
+    listed = exim.command("-bp")
+    assert "spool format error" not in listed
+    assert set(re.findall(r"\S{6}-\S{6}-\S\S", listed)) == set(messages)
+
+    exim.run_queue(force=True)
+
+    assert exim.panic_log() == ""
+    deliveries = exim.deliveries()
+    seen = Counter(delivery.id for delivery in deliveries)
+    for message_id, (sample, envelope) in messages.items():
+        expected = {unique_form(address).lower() for address in left(envelope)}
+        # Without brackets or quotes no two of these differ by their spelling alone.
+        assert seen[message_id] == len(expected), (sample, exim.log())
+    for delivery in deliveries:
+        if delivery.id not in messages:
+            # Exim's own notice to a sender who asked for one with NOTIFY=SUCCESS.
+            assert delivery.sender == ""
+            continue
+        sample, envelope = messages[delivery.id]
+        fields = b"".join(header.raw for header in envelope.headers if header.is_sent)
+        body = b"".join(local_chunks(BytesBody(sample.body_bytes, wireformat=envelope.is_wireformat)))
+        assert delivery.content == fields + b"\n" + body, sample
+        assert delivery.sender.encode("utf-8", "surrogateescape") == envelope.sender
+        assert delivery.variables["acl_m_respool"] == r"edited\nhere"
+
+
+def test_exim_reads_files_that_nobody_edited(start_exim: EximFactory) -> None:
+    exim = start_exim(listen=False)
+    samples = [sample for sample in load("spool-496") if "J" not in sample.entry["files"]]
+    for sample in samples:
+        put(exim, sample.envelope, sample.body_bytes)
+    listed = exim.command("-bp")
+    assert "spool format error" not in listed
+    for sample in samples:
+        assert f" {sample.id} " in listed
+    shown = exim.command("-Mvh", samples[0].id)
+    assert shown.encode() == samples[0].header_data
+
+
+def test_exim_agrees_on_what_is_delivered_in_a_large_tree(start_exim: EximFactory) -> None:
+    exim = start_exim(listen=False)
+    sample = next(sample for sample in SAMPLES if sample.case == "rcpt200")
+    envelope = with_id(sample.envelope, IdMinter(long=False).mint())
+    done = [recipient.address for recipient in envelope.recipients[::3]]
+    envelope = add_non_recipients(envelope, done)
+    put(exim, envelope, sample.body_bytes)
+    listed = exim.command("-bp")
+    assert re.findall(r"^ {8}D (.*)$", listed, re.MULTILINE) == [address.decode() for address in done]
