@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 
 from ..errors import ConfigError, TemporaryError
 from ..spool.envelope import Recipient
-from ..spool.message import Message
+from ..spool.message import Message, unique_form
 from .api import Context, Part, Phase, Processor, ProcessorConfig, Verdict, defer, discard, freeze, hold, proceed, split
 from .authentication.client import client_address
 from .conditions import domain_of
@@ -46,7 +46,8 @@ class RouteConfig(ProcessorConfig, frozen=True):
     """What the administrator may set."""
 
     tables: Annotated[
-        tuple[RouteTable, ...], Meta(description="Asked in this order; the first that has the key decides.", min_length=1)
+        tuple[RouteTable, ...],
+        Meta(description="Asked in this order; the first that has the key decides.", min_length=1),
     ]
     default: Annotated[
         str | None, Meta(description="The value for a recipient whom no table knows; unset: nothing is done.")
@@ -105,7 +106,7 @@ class Route(Processor[RouteConfig]):
         values: dict[bytes, RouteValue] = {}
         for recipient in message.undelivered:
             address = recipient.address
-            keys: dict[KeyKind, bytes] = {
+            keys: dict[str, bytes] = {
                 "address": address.lower(),
                 "domain": domain_of(address),
                 "sender": sender,
@@ -148,15 +149,18 @@ class Route(Processor[RouteConfig]):
 
 
 def _redirections(address: bytes, value: RouteValue) -> list[Edit]:
-    new = value.redirected(address)
-    if new == (address,):
+    if not _moves(address, value):
         return []
-    edits: list[Edit] = [AddRecipient(Recipient.make(other)) for other in new[1:] if other != address]
-    if address not in new:
-        edits.append(RedirectRecipient(address, new[0]))
-    elif new[0] != address:
-        edits.append(AddRecipient(Recipient.make(new[0])))
-    return edits
+    new = value.redirected(address)
+    others = [other for other in new if unique_form(other) != unique_form(address)]
+    edits: list[Edit] = []
+    if len(others) == len(new):
+        edits.append(RedirectRecipient(address, others.pop(0)))
+    return edits + [AddRecipient(Recipient.make(other)) for other in others]
+
+
+def _moves(address: bytes, value: RouteValue) -> bool:
+    return [unique_form(new) for new in value.redirected(address)] != [unique_form(address)]
 
 
 def _groups(values: dict[bytes, RouteValue]) -> list[dict[bytes, RouteValue]]:
@@ -165,7 +169,7 @@ def _groups(values: dict[bytes, RouteValue]) -> list[dict[bytes, RouteValue]]:
     Redirections are by address, one after the other: whoever is redirected to somebody
     who is redirected, too, goes alone, else the second would get hold of the first.
     """
-    moved = {address for address, value in values.items() if value.redirected(address) != (address,)}
+    moved = {address for address, value in values.items() if _moves(address, value)}
     groups: dict[object, dict[bytes, RouteValue]] = {}
     for address, value in values.items():
         collides = any(new in moved and new != address for new in value.redirected(address))

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -37,7 +37,9 @@ _ITEM: Final = re.compile(r"\s*([A-Za-z][A-Za-z0-9_]*)\s*=\s*(.*)", re.DOTALL)
 _VARIABLE: Final = re.compile(r"acl_m(?:[0-9]|_)[A-Za-z0-9_]*")
 _VERBS: Final = ("discard", "defer", "hold", "freeze")
 _KNOWN: Final = ("route", "queue", "to", *_VERBS)
-_DOT_ATOM: Final = re.compile(r"[!#$%&'*+/=?^_`{|}~0-9A-Za-z\x80-\U0010ffff-]+(?:\.[!#$%&'*+/=?^_`{|}~0-9A-Za-z\x80-\U0010ffff-]+)*")
+_DOT_ATOM: Final = re.compile(
+    r"[!#$%&'*+/=?^_`{|}~0-9A-Za-z\x80-\U0010ffff-]+(?:\.[!#$%&'*+/=?^_`{|}~0-9A-Za-z\x80-\U0010ffff-]+)*"
+)
 _QUOTED: Final = re.compile(r'"(?:[^"\\\x00-\x1f\x7f]|\\[ -~])*"')
 
 
@@ -111,13 +113,13 @@ def _checked(found: dict[str, str]) -> RouteValue:
     verbs = [name for name in _VERBS if name in found]
     if len(verbs) > 1 or (verbs and verbs[0] != "freeze" and len(found) > 1):
         raise ConfigError(f"{verbs[0]} together with {', '.join(name for name in found if name != verbs[0])}")
-    verb = verbs[0] if verbs else ""
+    verb: Verb = verbs[0] if verbs else ""
     return RouteValue(
         route=found["route"].encode() if "route" in found else None,
         queue=_queue(found["queue"]) if "queue" in found else None,
         to=_addresses(found["to"]) if "to" in found else (),
         variables=tuple((name, content.encode()) for name, content in found.items() if name not in _KNOWN),
-        verb=cast(Verb, verb),
+        verb=verb,
         reason=found.get(verb, ""),
     )
 

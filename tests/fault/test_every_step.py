@@ -16,7 +16,7 @@ from .harness import Fault, Mode, Setup, run
 DATA = Path(__file__).parent.parent / "data"
 CAMPAIGN = bool(os.environ.get("RESPOOL_CAMPAIGN"))
 
-PLUGIN = '''
+PLUGIN = """
 from respool import Processor, ProcessorConfig, Part, split, discard, hold, defer, proceed, replace_body
 
 class Config(ProcessorConfig):
@@ -41,7 +41,7 @@ class Defer(Processor[Config]):
 class NewBody(Processor[Config]):
     def process(self, message, context):
         return proceed(replace_body(b"new body of " + message.id.encode()))
-'''
+"""
 
 HEADERS = '[[processor]]\nuse = "headers"\nconfig = { add = [{ name = "X-Checked", value = "yes" }] }\n'
 
