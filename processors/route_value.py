@@ -35,7 +35,7 @@ MAXIMUM_RECIPIENTS: Final = 100
 
 _ITEM: Final = re.compile(r"\s*([A-Za-z][A-Za-z0-9_]*)\s*=\s*(.*)", re.DOTALL)
 _VARIABLE: Final = re.compile(r"acl_m(?:[0-9]|_)[A-Za-z0-9_]*")
-_VERBS: Final = ("discard", "defer", "hold", "freeze")
+_VERBS: Final[tuple[Verb, ...]] = ("discard", "defer", "hold", "freeze")
 _KNOWN: Final = ("route", "queue", "to", *_VERBS)
 _DOT_ATOM: Final = re.compile(
     r"[!#$%&'*+/=?^_`{|}~0-9A-Za-z\x80-\U0010ffff-]+(?:\.[!#$%&'*+/=?^_`{|}~0-9A-Za-z\x80-\U0010ffff-]+)*"
