@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "dmarc": "dmarc:dmarc",
     "lookup": "tables:lookup",
     "run": "run:run",
+    "srs": "srs:srs",
     "table": "tables:table",
 }
 
