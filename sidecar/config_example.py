@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import textwrap
 from collections.abc import Iterator
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import msgspec
 from msgspec import NODEFAULT, Struct
@@ -139,8 +139,8 @@ def _bare(kind: Type) -> Type:
 def _description(field: Field) -> str:
     kind, text = field.type, ""
     while isinstance(kind, Metadata):
-        schema: dict[str, Any] | None = kind.extra_json_schema
-        text = text or str((schema or {}).get("description", ""))
+        schema = cast("dict[str, Any] | None", kind.extra_json_schema) or {}
+        text = text or str(schema.get("description", ""))
         kind = kind.type
     choices = _bare(kind)
     if isinstance(choices, msgspec.inspect.LiteralType):
