@@ -23,23 +23,27 @@ _canonical_prefixes: dict[bytes, tuple[str, int]] = {}
 _canonical_lengths: dict[bytes, int] = {}
 
 
-def verify_headers(text: SpoolText, position: int) -> None:
-    """Nothing if the records from position on fill the file exactly, else SpoolFormatError.
+def verify_headers(data: bytes, position: int, file: str) -> None:
+    """Nothing if the records from position on fill data exactly, else SpoolFormatError naming file.
 
     Only follows the lengths; read_headers() makes the values.
     """
-    data, lengths = text.data, _canonical_lengths
+    lengths = _canonical_lengths
     start, end = position, len(data)
     # A prefix at the very end stands alone.
     last = end - _PREFIX_LENGTH
     while position < last:
-        length = lengths.get(data[position : position + _PREFIX_LENGTH])
-        if length is not None and data[position + _PREFIX_LENGTH] > _SPACE:
+        try:
+            length = lengths[data[position : position + _PREFIX_LENGTH]]
+        except KeyError:
+            _, position = _read_record(SpoolText(data, file), position)
+            continue
+        if data[position + _PREFIX_LENGTH] > _SPACE:
             position += length
         else:
-            _, position = _read_record(text, position)
+            _, position = _read_record(SpoolText(data, file), position)
     if position != end:
-        read_headers(text, start)
+        read_headers(SpoolText(data, file), start)
 
 
 def read_headers(text: SpoolText, position: int) -> tuple[Header, ...]:
