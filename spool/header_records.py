@@ -19,8 +19,9 @@ _SPACE: Final = 0x20
 
 #: ``215P `` -> ("P", 215). Filled as prefixes are met; at most 999 * 10 of them exist.
 _canonical_prefixes: dict[bytes, tuple[str, int]] = {}
-#: ``215P `` -> 220, the whole record.
+#: ``215P R`` -> 220, the whole record: the prefix with the first byte of a text that does not begin with white space.
 _canonical_lengths: dict[bytes, int] = {}
+_MOST_LENGTHS: Final = 16384
 
 
 def verify_headers(data: bytes, position: int, file: str) -> None:
@@ -34,13 +35,8 @@ def verify_headers(data: bytes, position: int, file: str) -> None:
     last = end - _PREFIX_LENGTH
     while position < last:
         try:
-            length = lengths[data[position : position + _PREFIX_LENGTH]]
+            position += lengths[data[position : position + _PREFIX_LENGTH + 1]]
         except KeyError:
-            _, position = _read_record(SpoolText(data, file), position)
-            continue
-        if data[position + _PREFIX_LENGTH] > _SPACE:
-            position += length
-        else:
             _, position = _read_record(SpoolText(data, file), position)
     if position != end:
         read_headers(SpoolText(data, file), start)
@@ -80,6 +76,8 @@ def _read_record(text: SpoolText, position: int) -> tuple[Header, int]:
     if lead == b"%03d%c " % (length, ord(flag)):
         if 0 < length < 1000 and flag in _RECORD_FLAGS:
             _canonical_prefixes[lead] = (flag, length)
-            _canonical_lengths[lead] = _PREFIX_LENGTH + length
+            if len(_canonical_lengths) >= _MOST_LENGTHS:
+                _canonical_lengths.clear()
+            _canonical_lengths[data[position : start + 1]] = _PREFIX_LENGTH + length
         lead = b""
     return Header(flag, raw, lead), end
