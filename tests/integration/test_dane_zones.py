@@ -98,6 +98,7 @@ dane_known:
     transports = """
 dane_smtp:
   driver = smtp
+  multi_domain = false
   hosts_require_dane = ${if eq{${extract{$domain}{$acl_m_dane}}}{usable}{*}}
 """
     exim = start_exim(routers=routers, transports=transports)
