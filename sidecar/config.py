@@ -159,7 +159,7 @@ class Config(PipelineConfig, frozen=True, kw_only=True):
 class BatchConfig(PipelineConfig, frozen=True, kw_only=True):
     """The same file as ``respool batch`` reads it: what concerns the sidecar alone is not looked at."""
 
-    workers: int = msgspec.field(default_factory=lambda: os.cpu_count() or 1)
+    workers: Annotated[int, Meta(ge=1, le=256)] = msgspec.field(default_factory=lambda: os.cpu_count() or 1)
     state_directory: Any = None
     source: Any = None
     requeue: Any = None

@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import threading
-from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -26,10 +25,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generat
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from msgspec import Struct
 
-from ..errors import ConfigError, PermanentError, SpoolFormatError, TemporaryError
+from ..errors import ConfigError, SpoolFormatError
 from ..lookups.table_build import build as build_table
-from ..processors.api import Freeze, Proceed, Split
-from ..processors.edits import apply, divide
+from ..processors.api import Proceed
 from ..requeue.plan import Requeue
 from ..spool.body import BytesBody
 from ..spool.header_file import parse_header_file
@@ -38,7 +36,7 @@ from . import difference, log
 from .config import Config, load
 from .difference import Change
 from .engine import Report
-from .pipeline import Traced
+from .retrace import StepShown, open_recipients, retrace, step_document
 from .sample_cases import Case
 from .sample_cases import load as load_cases
 from .supervisor import make_worker, prepare
@@ -61,30 +59,6 @@ example.test:     route=mailboxes.example.test
 例え.test:        route=mailboxes.example.test
 other.example:    route=relay.other.example; queue=outside
 """
-
-
-class PartShown(Struct, frozen=True, kw_only=True):
-    """One part into which a processor divided a message: for whom, and what was changed for them."""
-
-    recipients: tuple[str, ...]
-    changes: tuple[Change, ...]
-
-
-class StepShown(Struct, frozen=True, kw_only=True):
-    """What one processor said and changed; seconds it took.
-
-    parts is what it divided the message into; part counts from 1 and says on which of them
-    it worked, 0 where the message is whole.
-    """
-
-    processor: str
-    part: int
-    parts: tuple[PartShown, ...]
-    verdict: str
-    reason: str
-    results: tuple[str, ...]
-    changes: tuple[Change, ...]
-    seconds: float
 
 
 class OutputShown(Struct, frozen=True, kw_only=True):
@@ -293,7 +267,7 @@ def _show(case: Case, report: Report, directory: str, count: int) -> Shown:
                     id=str(published.id),
                     queue=published.queue,
                     path=os.path.join(directory, place),
-                    recipients=_open_recipients(after),
+                    recipients=open_recipients(after),
                     changes=difference.compare(before, after, queue=published.queue),
                 )
             )
@@ -307,72 +281,11 @@ def _show(case: Case, report: Report, directory: str, count: int) -> Shown:
         state=report.state,
         reason=getattr(plan, "reason", ""),
         results={method: ",".join(words) for method, words in results.items()},
-        steps=tuple(_steps(before, trace, count)) if before is not None else (),
+        steps=tuple(retrace(before, trace, count)) if before is not None else (),
         outputs=tuple(outputs),
         surprises=(),
     )
     return msgspec.structs.replace(shown, surprises=tuple(_surprises(shown)))
-
-
-class _InHand(Struct, frozen=True, kw_only=True):
-    """A message, or a part of one, on its way through the processors."""
-
-    message: Message
-    position: int = 0
-    part: int = 0
-
-    def after(self, message: Message) -> _InHand:
-        return _InHand(message=message, position=self.position + 1, part=self.part)
-
-
-def _steps(before: Message, trace: tuple[Traced, ...], count: int) -> Iterator[StepShown]:
-    """Each processor's part, found by doing again what the pipeline of count steps did with the verdicts."""
-    waiting = deque([_InHand(message=before)])
-    parts_made = 0
-    for traced in trace:
-        while waiting[0].position == count:
-            waiting.popleft()
-        hand = waiting.popleft()
-        verdict = traced.verdict
-        changes: tuple[Change, ...] = ()
-        parts: list[PartShown] = []
-        match verdict:
-            case Proceed() | Freeze():
-                after = apply(hand.message, verdict.edits)
-                changes = difference.compare(hand.message, after.message, queue=after.queue or "")
-                waiting.appendleft(hand.after(after.message))
-            case Split():
-                made: list[_InHand] = []
-                for part, message in zip(
-                    verdict.parts, divide(hand.message, tuple(part.recipients for part in verdict.parts)), strict=True
-                ):
-                    if message is None:
-                        continue
-                    after = apply(message, part.edits)
-                    changed = difference.compare(message, after.message, queue=after.queue or "")
-                    parts.append(PartShown(recipients=_open_recipients(after.message), changes=changed))
-                    parts_made += 1
-                    made.append(_InHand(message=after.message, position=hand.position + 1, part=parts_made))
-                waiting.extendleft(reversed(made))
-            case None if traced.error is None or not isinstance(traced.error, TemporaryError | PermanentError):
-                waiting.appendleft(hand.after(hand.message))
-            case _:
-                pass  # a part that is dropped; or the end of the whole message, and of the trace
-        results = verdict.results if isinstance(verdict, Proceed) else ()
-        yield StepShown(
-            processor=traced.processor,
-            part=hand.part,
-            parts=tuple(parts),
-            verdict=type(verdict).__name__.lower() if verdict is not None else "error" if traced.error else "skipped",
-            reason=str(traced.error) if traced.error is not None else getattr(verdict, "reason", ""),
-            results=tuple(f"{result.method}={result.result.value}" for result in results),
-            changes=changes,
-            seconds=traced.seconds,
-        )
-
-
-def _open_recipients(message: Message) -> tuple[str, ...]:
-    return tuple(recipient.address.decode("utf-8", "backslashreplace") for recipient in message.undelivered)
 
 
 def _surprises(shown: Shown) -> Iterator[str]:
@@ -424,22 +337,7 @@ def _message_document(shown: Shown) -> dict[str, Any]:
         "state": shown.state,
         "reason": shown.reason,
         "results": shown.results,
-        "processors": [
-            {
-                "processor": step.processor,
-                "part": step.part,
-                "parts": [
-                    {"recipients": list(part.recipients), "changes": difference.document(part.changes)}
-                    for part in step.parts
-                ],
-                "verdict": step.verdict,
-                "reason": step.reason,
-                "results": list(step.results),
-                "changes": difference.document(step.changes),
-                "seconds": round(step.seconds, 6),
-            }
-            for step in shown.steps
-        ],
+        "processors": [step_document(step) for step in shown.steps],
         "outputs": [
             {
                 "id": output.id,

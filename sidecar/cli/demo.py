@@ -22,19 +22,11 @@ from rich.text import Text
 from .. import demo as demonstration
 from ..difference import Change, render
 from . import terminal
+from .step_text import RESULT_STYLES, step_line
 
-_RESULT_STYLES = {
-    "pass": "green",
-    "none": "dim",
-    "fail": "bold red",
-    "softfail": "yellow",
-    "temperror": "magenta",
-    "permerror": "red",
-}
 _STATE_STYLES = {"requeued": "green", "held": "yellow", "deferred": "yellow", "discarded": "yellow"}
 _METHODS = ("spf", "dkim", "dmarc", "arc")
 _NO_TERMINAL_WIDTH = 100
-_LABEL_WIDTH = 33
 _SHOWN = frozenset({"sender", "header", "queue", "body", "setting"})
 
 
@@ -85,11 +77,7 @@ def _print(console: Console, finished: demonstration.Demonstration) -> None:
 def _print_message(console: Console, shown: demonstration.Shown) -> None:
     console.print(Text().append(shown.case.title, "bold").append(f"  {shown.case.name}", "dim"))
     for step in shown.steps:
-        label = f"{step.processor} (part {step.part})" if step.part else step.processor
-        line = Text().append(f"  {label:<{_LABEL_WIDTH}}", "cyan")
-        line.append_text(_said(step))
-        line.rstrip()
-        console.print(line)
+        console.print(step_line(step))
         _print_changes(console, step.changes)
         for number, part in enumerate(step.parts, 1):
             recipients = (
@@ -121,20 +109,6 @@ def _is_signature(change: Change) -> bool:
     """A signature field that was added: there is little in it for a person to read."""
     name = change.name.lower()
     return change.what == "header" and change.after is not None and name.startswith(("arc-", "dkim-"))
-
-
-def _said(step: demonstration.StepShown) -> Text:
-    text = Text()
-    for word in step.results:
-        method, _, result = word.partition("=")
-        text.append(f"{method}=").append(result, _RESULT_STYLES.get(result, "")).append("  ")
-    if step.verdict != "proceed":
-        text.append(f"{step.verdict} ", "bold yellow")
-    text.append_text(terminal.plain(step.reason))
-    if not step.changes:
-        text.append("" if text.plain or step.parts else "nothing to change", "dim")
-    text.rstrip()
-    return text
 
 
 def _told_exim(variables: list[Change]) -> Text:
@@ -172,7 +146,7 @@ def _summary(finished: demonstration.Demonstration) -> Table:
         cells = [terminal.plain(shown.case.name)]
         for method in _METHODS:
             word = shown.results.get(method, "–")
-            cells.append(Text(word, style=_RESULT_STYLES.get(word, "dim" if word == "–" else "")))
+            cells.append(Text(word, style=RESULT_STYLES.get(word, "dim" if word == "–" else "")))
         cells.append(Text(shown.state, style=_STATE_STYLES.get(shown.state, "bold red")))
         table.add_row(*cells)
     return table
