@@ -158,14 +158,14 @@ def _results_value(instance: int, authserv_id: str, results: list[bytes]) -> byt
     """The value of the new ARC-Authentication-Results field, one result a line."""
     lines = [f"i={instance}; {_value(authserv_id)};".encode()]
     for number, result in enumerate(results):
-        words = (result + (b";" if number < len(results) - 1 else b"")).split(b" ")
-        line = words[0]
-        for word in words[1:]:
-            if len(line) + 1 + len(word) > _LINE_LENGTH:
-                lines.append(line)
-                line = word
-            else:
-                line += b" " + word
+        line = result + (b";" if number < len(results) - 1 else b"")
+        while len(line) > _LINE_LENGTH:
+            # At the last space that leaves the line short enough, else at the first there is.
+            space = line.rfind(b" ", 1, _LINE_LENGTH + 1)
+            if space < 0 and (space := line.find(b" ", 1)) < 0:
+                break
+            lines.append(line[:space])
+            line = line[space + 1 :]
         lines.append(line)
     return b"\n ".join(lines)
 

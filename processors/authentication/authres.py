@@ -22,6 +22,9 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]+")
 #: ``[[local-part] "@"] domain-name`` without quotes (RFC 8601 2.2 pvalue).
 _ADDRESS: Final = re.compile(r"[!#$%&'*+/=?^_`{|}~0-9A-Za-z.-]*@[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*")
 _KEYWORD: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
+_USUAL_KEYWORDS: Final = frozenset(
+    "spf dkim dmarc arc smtp header policy mailfrom helo from d i s a b oldest-pass remote-ip".split()
+)
 _MAX_VALUE: Final = 400
 _MAX_REASON: Final = 200
 _LINE: Final = 78
@@ -43,13 +46,13 @@ def render_result(result: AuthResult) -> str:
 
     Empty for a method that is no keyword; properties that are none are left out.
     """
-    if _KEYWORD.fullmatch(result.method) is None:
+    if not _is_keyword(result.method):
         return ""
     words = [f"{result.method}={result.result.value}"]
     if result.reason:
         words.append(f"reason={_quoted(result.reason, _MAX_REASON)}")
     for item in result.properties:
-        if _KEYWORD.fullmatch(item.ptype) and _KEYWORD.fullmatch(item.name):
+        if _is_keyword(item.ptype) and _is_keyword(item.name):
             words.append(f"{item.ptype}.{item.name}={quote_value(item.value)}")
     lines, length = words[0], len(words[0]) + 8
     for word in words[1:]:
@@ -58,6 +61,10 @@ def render_result(result: AuthResult) -> str:
         else:
             lines, length = f"{lines} {word}", length + 1 + len(word)
     return lines
+
+
+def _is_keyword(text: str) -> bool:
+    return text in _USUAL_KEYWORDS or _KEYWORD.fullmatch(text) is not None
 
 
 def quote_value(value: str) -> str:
