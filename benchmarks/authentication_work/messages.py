@@ -66,7 +66,7 @@ class Case:
 
     def message(self) -> AuthenticatedMessage:
         """As read anew: nothing that was computed before is kept."""
-        return AuthenticatedMessage([bytes(bytearray(field)) for field in self.fields], BytesBody(self.body))
+        return AuthenticatedMessage(self.fields, BytesBody(self.body))
 
 
 def _text_body(size: int, maker: random.Random) -> bytes:
