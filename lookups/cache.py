@@ -95,8 +95,9 @@ class AnswerCache(Generic[Value]):
             pending.asking.release()
             if pending.value is not None:
                 return pending.value
-            # Its asker may only have had less time than we have: then it is our turn.
-            if pending.error is not None and pending.deadline >= deadline:
+            # Its asker may only have run out of time that we still have: then it is our turn.
+            in_time = self._clock() < pending.deadline
+            if pending.error is not None and (in_time or pending.deadline >= deadline):
                 raise DnsTemporaryError(pending.error.question, pending.error.detail)
         return self._ask(key, mine, ask, failure_ttl)
 

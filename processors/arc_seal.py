@@ -1,7 +1,8 @@
 """``arc-seal``: adds an ARC set, so that receivers further on can see what was verified here.
 
-The seal vouches for the Authentication-Results of our own authserv-id; a message that
-has none is left alone. Its ``cv`` is what a processor before this one found when it
+The seal vouches for the Authentication-Results of our own authserv-id, whoever wrote
+them: forged ones must have been removed before, by Exim or by ``authentication-results``.
+A message that has none is left alone. The ``cv`` of the seal is what a processor before this one found when it
 verified the chain; without one, the chain is verified here, as the message then stands.
 
 Diagnostics: the constructor raises ConfigError for names or keys that can't be used.

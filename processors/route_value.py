@@ -110,7 +110,7 @@ def _checked(found: dict[str, str]) -> RouteValue:
             raise ConfigError(f'there is no "{name}"; {hint}')
         if not content and name not in {"queue", *_VERBS} and name in _KNOWN:
             raise ConfigError(f"{name} without a value")
-    verbs = [name for name in _VERBS if name in found]
+    verbs: list[Verb] = [name for name in _VERBS if name in found]
     if len(verbs) > 1 or (verbs and verbs[0] != "freeze" and len(found) > 1):
         raise ConfigError(f"{verbs[0]} together with {', '.join(name for name in found if name != verbs[0])}")
     verb: Verb = ""

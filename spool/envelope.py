@@ -16,9 +16,10 @@ from typing import Final, Protocol, TypedDict, Unpack
 
 from msgspec import Struct
 
-from .directive import Directive
+from .directive import LONGEST_LINE, Directive
 from .directive_values import DirectiveValues
 from .ids import MessageId
+from .unread import Unread
 
 __all__ = [
     "DSN_DELAY",
@@ -60,15 +61,21 @@ class Recipient(Struct, frozen=True, kw_only=True, gc=False):
     def make(
         cls, address: bytes, *, orcpt: bytes = b"", dsn_flags: int = 0, errors_to: bytes = b"", parent: int = -1
     ) -> Recipient:
-        """A recipient in the plain or ``#3`` form, the only two that respool writes."""
+        """A recipient in the plain or ``#3`` form, the only two that respool writes.
+
+        An address that ends like one of the other forms (``x 5``) is never written plain.
+        """
         if not address or any(b"\n" in part or b"\0" in part for part in (address, orcpt, errors_to)):
             raise ValueError(f"not a recipient that a spool file can hold: {address!r}")
-        if parent == -1 and not errors_to and not dsn_flags:
+        is_ambiguous = address.rstrip(b"0123456789")[-1:] in {b"", b" ", b",", b"#"}
+        if parent == -1 and not errors_to and not dsn_flags and not is_ambiguous:
             # Exim drops an ORCPT without flags (spool_out.c).
             return cls(address=address, raw=address + b"\n")
         raw = b"%b %b %d,%d %b %d,%d#3\n" % (
             address, orcpt, len(orcpt), dsn_flags, errors_to, len(errors_to), parent,
         )  # fmt: skip
+        if len(raw) > LONGEST_LINE:
+            raise ValueError(f"a recipient of {len(raw)} bytes; Exim reads no more than {LONGEST_LINE}")
         return cls(address=address, orcpt=orcpt, dsn_flags=dsn_flags, errors_to=errors_to, parent=parent, raw=raw)
 
 
@@ -144,17 +151,45 @@ class TreeNode(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class UnreadSections(Protocol):
-    """Sections of a ``-H`` that have been verified and are made into values when they are asked for."""
+    """A ``-H`` that has been verified: each method makes the value of the field of Envelope that it is named for."""
 
-    def read_directives(self) -> tuple[Directive, ...]:
+    def id(self) -> MessageId:
+        """Envelope.id."""
+        ...
+
+    def login(self) -> bytes:
+        """Envelope.login."""
+        ...
+
+    def uid(self) -> int:
+        """Envelope.uid."""
+        ...
+
+    def gid(self) -> int:
+        """Envelope.gid."""
+        ...
+
+    def sender(self) -> bytes:
+        """Envelope.sender."""
+        ...
+
+    def received_time(self) -> int:
+        """Envelope.received_time."""
+        ...
+
+    def warning_count(self) -> int:
+        """Envelope.warning_count."""
+        ...
+
+    def directives(self) -> tuple[Directive, ...]:
         """Envelope.directives."""
         ...
 
-    def read_recipients(self) -> tuple[Recipient, ...]:
+    def recipients(self) -> tuple[Recipient, ...]:
         """Envelope.recipients."""
         ...
 
-    def read_headers(self) -> tuple[Header, ...]:
+    def headers(self) -> tuple[Header, ...]:
         """Envelope.headers."""
         ...
 
@@ -168,18 +203,19 @@ class Envelope(DirectiveValues):
     long as they still say the same. The typed values of directives are in
     DirectiveValues.
 
-    Immutable; replace() makes a changed one. No msgspec.Struct, since directives,
-    recipients and headers of a parsed envelope become values only when asked for: most
-    messages need few of them, and a parse has to be quick.
+    Immutable; replace() makes a changed one. No msgspec.Struct, since what a parsed
+    envelope says becomes values only when asked for: most messages need little of it, and
+    a parse has to be quick.
     """
 
-    id: MessageId
-    login: bytes
-    uid: int
-    gid: int
-    sender: bytes
-    received_time: int
-    warning_count: int
+    id = Unread[MessageId]("The message id in the first line.")
+    login = Unread[bytes]("The login of the user whose process received the message.")
+    uid = Unread[int]("That user's uid.")
+    gid = Unread[int]("And gid.")
+    sender = Unread[bytes]("The envelope sender; empty for a bounce.")
+    warning_count = Unread[int]("How many delay warnings the sender has been sent.")
+    recipients = Unread[tuple[Recipient, ...]]("All recipients of the message, delivered ones included.")
+    headers = Unread[tuple[Header, ...]]("All header records, ``*`` ones included.")
     tree: tuple[TreeNode, ...] = ()
     identity_line: bytes = b""
     time_line: bytes = b""
@@ -211,42 +247,11 @@ class Envelope(DirectiveValues):
         )  # fmt: skip
 
     @classmethod
-    def unread(
-        cls,
-        *,
-        id: MessageId,
-        login: bytes,
-        uid: int,
-        gid: int,
-        sender: bytes,
-        received_time: int,
-        warning_count: int,
-        sections: UnreadSections,
-    ) -> Envelope:
-        """An envelope with an empty tree whose other sections are read when asked for."""
+    def unread(cls, sections: UnreadSections) -> Envelope:
+        """An envelope with an empty tree whose fields are made when they are asked for."""
         envelope = cls.__new__(cls)
-        envelope.__dict__.update(
-            {
-                "id": id, "login": login, "uid": uid, "gid": gid, "sender": sender, "received_time": received_time,
-                "warning_count": warning_count, "_unread": sections,
-            }
-        )  # fmt: skip
+        envelope.__dict__["_unread"] = sections
         return envelope
-
-    @cached_property
-    def directives(self) -> tuple[Directive, ...]:
-        """The lines after line 4 that start with a hyphen, ACL variables among them."""
-        return self._unread.read_directives() if self._unread is not None else ()
-
-    @cached_property
-    def recipients(self) -> tuple[Recipient, ...]:
-        """All recipients of the message, delivered ones included."""
-        return self._unread.read_recipients() if self._unread is not None else ()
-
-    @cached_property
-    def headers(self) -> tuple[Header, ...]:
-        """All header records, ``*`` ones included."""
-        return self._unread.read_headers() if self._unread is not None else ()
 
     @cached_property
     def non_recipients(self) -> frozenset[bytes]:

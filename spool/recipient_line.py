@@ -19,6 +19,7 @@ _EXIM_3: Final = re.compile(rb"\s*\d{1,9},(-?\d{1,9})(?!\d)")
 _EARLY_EXIM_4: Final = re.compile(rb"\d{0,9}")
 _TYPE_BITS: Final = frozenset((b"1", b"2", b"3"))
 _PAIR: Final = re.compile(rb"([0-9]{1,9}),(-?[0-9]{1,9})")
+_LONGEST_OLD_FORM: Final = 65000
 _PAIR_BYTES: Final = b"0123456789,-"
 
 
@@ -57,14 +58,23 @@ def parse_recipient(text: SpoolText, start: int, raw: bytes) -> Recipient:
 
 
 def _made(text: SpoolText, start: int, address: bytes, raw: bytes, *, parent: int) -> Recipient:
+    _refuse_overlong(text, start, raw)
     if not address:
         raise text.wrong(start, "a recipient with an address")
     return Recipient(address=address, parent=parent, raw=raw)
 
 
+def _refuse_overlong(text: SpoolText, start: int, raw: bytes) -> None:
+    # In the #3 form, which alone is written, the line gets longer.
+    if len(raw) > _LONGEST_OLD_FORM:
+        raise text.wrong(start, f"an old form of recipient of at most {_LONGEST_OLD_FORM} bytes")
+
+
 def _parse_typed(text: SpoolText, start: int, raw: bytes, rest: bytes, bits: bytes) -> Recipient:
     if bits not in _TYPE_BITS:
         raise text.wrong(start + len(rest), "#1, #2 or #3 at the end of a recipient")
+    if bits != b"3":
+        _refuse_overlong(text, start, raw)
     errors_to, parent, orcpt, dsn_flags = b"", -1, b"", 0
     if bits != b"2":
         rest, errors_to, parent = _split_counted(text, start, rest, "errors_to length,parent")

@@ -167,12 +167,14 @@ class KeyLookup:
         name = f"{selector}._domainkey.{domain}"
         found = self._found.get(name)
         if found is None:
-            if not name.isascii():  # RFC 8616 section 5: asked for in A-labels
-                name = f"{a_label_domain(selector)}._domainkey.{a_label_domain(domain)}"
-            found = self._found[name] = self._ask(name)
+            found = self._found[name] = self._ask(domain, selector)
         return found
 
-    def _ask(self, name: str) -> KeyRecord | KeyFault:
+    def _ask(self, domain: str, selector: str) -> KeyRecord | KeyFault:
+        labels = [name if name.isascii() else a_label_domain(name) for name in (selector, domain)]
+        if None in labels:  # RFC 8616 section 5: asked for in A-labels, and these have none
+            return KeyFault(Result.PERMERROR, "no key for signature", is_lookup=True)
+        name = f"{labels[0]}._domainkey.{labels[1]}"
         try:
             records = self._resolver.txt(name, deadline=self._deadline).records
         except DnsTemporaryError as error:

@@ -22,6 +22,8 @@ DEFAULT_SIGNED_HEADERS: Final = (
     "List-Unsubscribe", "List-Subscribe", "List-Post", "List-Owner", "List-Archive",
 )  # fmt: skip
 
+#: Of a field that is repeated more often only the lowest are signed: ``h=`` must not grow with what a sender sends.
+_MAX_INSTANCES: Final = 50
 _HEADER_NAME: Final = re.compile(r"[!-9;-~]+")
 
 
@@ -53,5 +55,11 @@ def signed_names(
     once_more = header_names(oversigned)
     names: list[bytes] = []
     for name in header_names(headers):
-        names += [name] * (len(message.positions(name)) + (name in once_more))
+        present = len(message.named(name))
+        if present == 1:
+            names.append(name)
+        elif present:
+            names += [name] * min(present, _MAX_INSTANCES)
+        if name in once_more:
+            names.append(name)
     return tuple(names)

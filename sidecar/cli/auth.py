@@ -194,7 +194,7 @@ def _rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
         key = f"{dkim.selector}._domainkey.{dkim.domain}" if dkim.domain else ""
         rows.append(("dkim", dkim.result.value, "; ".join(filter(None, [key, dkim.algorithm, dkim.reason]))))
     if arc.instance:
-        words = [f"{arc.instance} sets by {', '.join(arc.domains)}", arc.reason]
+        words = [f"{arc.instance} {'set' if arc.instance == 1 else 'sets'} by {', '.join(arc.domains)}", arc.reason]
         if arc.oldest_pass is not None:
             words.append("unchanged since the first" if not arc.oldest_pass else f"unchanged since {arc.oldest_pass}")
         rows.append(("arc", arc.result.value, "; ".join(filter(None, words))))

@@ -25,7 +25,7 @@ from ...spool.ids import MessageId
 from ...spool.journal import merge_journal
 from ...spool.message import Message
 
-_DEEPEST: Final = 4
+_DEEPEST: Final = 5
 _PASSED_OVER: Final = frozenset({"msglog", "db", "scan", "log", "out", "out.tmp", "status"})
 _LARGEST_JOURNAL: Final = 64 * 1024 * 1024
 _FIELD: Final = re.compile(rb"([!-9;-~]+)[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*")

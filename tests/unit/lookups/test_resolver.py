@@ -382,12 +382,28 @@ def test_threads_with_one_question_share_it() -> None:
 
 def test_threads_share_trouble() -> None:
     def slow(query: Message, _: str) -> Reply:
-        time.sleep(0.2)
+        together.wait(20)
+        time.sleep(0.5)  # the others are about to ask: with a start each, six would be seen
         return answer(query, rcode=dns.rcode.SERVFAIL).to_wire()
+
+    together = threading.Event()
+    waiting = threading.Semaphore(0)
+
+    def ask() -> object:
+        waiting.release()
+        return dns_.txt("example.org")
+
+    def release() -> None:
+        for _ in range(6):
+            waiting.acquire()
+        together.set()
 
     with NameServer(slow) as server:
         dns_ = resolver(server, failure_ttl=0)
-        results = _in_threads(6, lambda: dns_.txt("example.org"))
+        releaser = threading.Thread(target=release)
+        releaser.start()
+        results = _in_threads(6, ask)
+        releaser.join()
         assert all("SERVFAIL" in str(result) for result in results)
         assert len(server.asked) < 6
 

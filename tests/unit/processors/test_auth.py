@@ -8,7 +8,7 @@ import pytest
 
 from respool.errors import ConfigError
 from respool.processors.api import Defer, Proceed
-from respool.processors.auth import Auth, Config
+from respool.processors.auth import Auth, Config, arc_variables
 from respool.processors.authentication.arc_verify import ArcResult
 from respool.processors.authentication.dmarc import DmarcResult
 from respool.processors.authentication.spf import SpfResult
@@ -70,6 +70,19 @@ def test_no_record_names_the_author_as_exim_does() -> None:
     assert (variables["dmarc_status"], variables["dmarc_used_domain"]) == ("norecord", "other.example")
 
 
+@pytest.mark.parametrize(
+    ("domains", "told"),
+    [((), ""), (("",), ":"), (("", "a.org"), "::a.org"), (("a.org", "b.org"), "a.org:b.org"), (("a\nb",), "a?b")],
+)
+def test_arc_domains_are_an_exim_list(domains: tuple[str, ...], told: str) -> None:
+    arc = ArcResult(result=Result.FAIL, reason="i=2 (cv)\n\u202e", instance=len(domains), domains=domains)
+    message = make_message()
+    variables = apply(message, tuple(arc_variables(arc))).message.envelope.variables
+    assert variables["acl_m_arc_domains"] == told.encode()
+    assert variables["acl_m_arc_state"] == b"fail"
+    assert variables["acl_m_arc_state_reason"] == b"i=2 (cv)??"
+
+
 def test_variables_can_be_left_out() -> None:
     assert _run(make_message(), variables=False).edits == ()
 
@@ -128,6 +141,19 @@ def test_a_field_is_trusted_only_when_told() -> None:
     assert trusted is not None
     assert asked.result is Result.PASS
     assert (trusted.result, trusted.domain, trusted.scope) == (Result.NEUTRAL, "example.com", "mailfrom")
+
+
+def test_a_trusted_field_without_a_domain_or_without_spf() -> None:
+    for value, result, domain in (
+        (b"mx.example.org; spf=pass smtp.mailfrom=<>", Result.PASS, "example.com"),
+        (b"mx.example.org; spf=fail smtp.helo=h.example", Result.FAIL, "h.example"),
+        (b"mx.example.org; dkim=fail", Result.PASS, "example.com"),
+        (b"mx.example.org; spf=(", Result.PASS, "example.com"),
+    ):
+        headers = [(b"Authentication-Results", value), (b"From", b"a@example.com")]
+        spf = _spf(_run(make_message(headers), trust_header=True))
+        assert spf is not None
+        assert (spf.result, spf.domain) == (result, domain)
 
 
 def test_a_variable_comes_before_a_field() -> None:

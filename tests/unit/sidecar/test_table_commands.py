@@ -9,7 +9,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from respool.sidecar.cli.tables import _shown, lookup, table
+from respool.sidecar.cli.tables import lookup, table
+from respool.sidecar.cli.terminal import escape
 
 COMMANDS = click.Group(commands=[lookup, table])
 
@@ -85,4 +86,4 @@ def test_dump_is_built_again(built: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_terminal_is_shown() -> None:
-    assert _shown("é\x1b[31m\u202e\n\t".encode() + b"\xff[bold]") == r"é\x1b[31m\u202e\n\t\xff[bold]"
+    assert escape("é\x1b[31m\u202e\n\t".encode() + b"\xff[bold]") == r"é\x1b[31m\u202e\n\t\xff[bold]"

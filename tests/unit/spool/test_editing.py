@@ -214,6 +214,12 @@ def test_old_recipient_forms_are_made_modern() -> None:
     ]
 
 
+@pytest.mark.parametrize("address", [b"x 5", b"5", b"x,1", b"x 1,2", b"a#3", b"x "])
+def test_an_address_that_ends_like_another_form_is_not_written_plain(envelope: Envelope, address: bytes) -> None:
+    written = render_header_file(set_recipients(envelope, [Recipient.make(address)]))
+    assert [recipient.address for recipient in parse_header_file(written, file="x").recipients] == [address]
+
+
 def test_modern_recipients_are_left_alone(envelope: Envelope) -> None:
     assert modern_recipients(envelope) is envelope
 
@@ -290,8 +296,9 @@ def test_the_counts_of_real_bodies_are_found_again(sample: Sample) -> None:
 
 
 def test_an_envelope_can_not_be_changed(envelope: Envelope) -> None:
+    name = "sender"
     with pytest.raises(AttributeError):
-        envelope.sender = b"x"
+        setattr(envelope, name, b"x")
 
 
 def test_edits_commute_where_they_touch_different_things(envelope: Envelope) -> None:

@@ -209,3 +209,18 @@ def test_dkim_signatures_are_covered() -> None:
     assert verify(edited(sealed, 4, b"v=1", b"v=2")).reason == "AMS sig nonverify"
     for name in (b"arc-", b"authentication-results", b"received"):
         assert name not in sealed.fields[1].partition(b"h=")[2].partition(b";")[0]
+
+
+def test_results_that_would_break_or_bloat_the_header_section_are_not_sealed() -> None:
+    for text in (b"spf=pass (\0)", b"spf=pass (" + b"x" * 40_000 + b")"):
+        message = AuthenticatedMessage((OURS[:-1] + b"; " + text + b"\n", *FIELDS), BytesBody(BODY))
+        assert isinstance(seal(message, verify(message), ED25519, now=NOW), NotSealed)
+    message = AuthenticatedMessage((OURS[:-1] + b"; dkim=pass (\r\v)\n", *FIELDS), BytesBody(BODY))
+    assert verify(add_set(message)).result is Result.PASS
+
+
+def test_a_field_repeated_without_end_does_not_swell_the_signature() -> None:
+    message = AuthenticatedMessage((OURS, *FIELDS, *[b"List-Id: x\n"] * 5000), BytesBody(BODY))
+    sealed = add_set(message)
+    assert len(sealed.fields[1]) < 2000
+    assert verify(sealed).result is Result.PASS

@@ -32,6 +32,8 @@ def _resolver(case: dict[str, Any]) -> FakeResolver:
         zone[name] = {"MX": ()}
     for name in case.get("trouble", ()):
         zone[name] = {"TXT": TROUBLE}
+    for name in case.get("trouble_of_addresses", ()):
+        zone[name] = {"TXT": (), "A": TROUBLE}
     return FakeResolver(zone)
 
 

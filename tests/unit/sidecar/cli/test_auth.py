@@ -108,6 +108,25 @@ def test_what_a_person_sees(eml: str, zone: str) -> None:
     assert "\x1b" not in result.stdout
 
 
+def test_signatures_are_shown(tmp_path: Path, zone: str) -> None:
+    file = tmp_path / "signed.eml"
+    file.write_bytes(
+        b"ARC-Seal: i=1; a=rsa-sha256; cv=none; d=lists.example; s=s; b=AA==\n"
+        b"DKIM-Signature: v=1; a=rsa-sha256; d=example.com; s=s; h=from; bh=AA==; b=AA==\n"
+        b"From: a@example.com\n\nHello\n"
+    )
+    shown = " ".join(_run(str(file), "--zone", zone).stdout.split())
+    assert "s._domainkey.example.com; rsa-sha256" in shown
+    assert "1 set by lists.example; i=1 (missing header)" in shown
+
+
+def test_dmarc_by_the_suffix_list(eml: str, zone: str, tmp_path: Path) -> None:
+    suffixes = tmp_path / "suffixes"
+    suffixes.write_text("com\n")
+    document = _json(eml, "--zone", zone, "--suffix-list", "--suffix-list-file", str(suffixes))
+    assert document["dmarc"]["organizational_domain"] == "example.com"
+
+
 def test_what_cannot_be_read(tmp_path: Path, zone: str) -> None:
     header_file = _pair(tmp_path)
     (tmp_path / f"{_ID}-D").unlink()

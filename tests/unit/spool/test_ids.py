@@ -1,0 +1,58 @@
+import threading
+import time
+
+import pytest
+
+from respool.spool.ids import IdMinter, MessageId, decode_base62, encode_base62
+
+
+def test_the_worked_examples_of_both_shapes() -> None:
+    old, new = MessageId("1xV9D2-0007Yr-05"), MessageId("1xV9DW-000000007cS-1lp7")
+    assert (old.received_time, decode_base62(old[7:13]), decode_base62(old[14:])) == (1795360228, 29069, 5)
+    assert (new.received_time, decode_base62(new[7:18]), decode_base62(new[19:])) == (1795360258, 29292, 422165)
+    assert (old.body_offset, new.body_offset) == (19, 26)
+    assert (old.split_directory, new.split_directory) == ("2", "W")
+    assert (old.data_name, new.header_name, new.journal_name) == (f"{old}-D", f"{new}-H", f"{new}-J")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "1xV9D2-0007Yr-05-H", "1xV9D2-0007Yr-0", "1xV9D2_0007Yr-05", "../../etc-passwd-00", "1xV9D2-0007Yr-0\n",
+     "1xV9D2-0007Yr-05\n", "１xV9D2-0007Yr-05", "1xV9DW-000000007cS-1lp"],
+)  # fmt: skip
+def test_other_text_is_no_id(text: str) -> None:
+    with pytest.raises(ValueError):
+        MessageId(text)
+
+
+def test_digits_there_and_back() -> None:
+    for number in (0, 61, 62, 3843, 1795360228):
+        assert decode_base62(encode_base62(number, 6)) == number
+    assert encode_base62(62**2 + 5, 2) == "05"
+
+
+@pytest.mark.parametrize("long", [True, False])
+def test_minted_ids_are_new_and_sorted_by_time(long: bool) -> None:
+    minter = IdMinter(long=long)
+    minted = [minter.mint() for _ in range(8)]
+    assert len(set(minted)) == 8
+    assert all(message_id.is_long == long for message_id in minted)
+    assert minted == sorted(minted)
+    assert abs(minted[0].received_time - time.time()) <= 2
+
+
+@pytest.mark.parametrize(("long", "number", "low", "high"), [(True, 3, 1_500_000, 2_000_000), (False, 3, 600, 800)])
+def test_the_fraction_carries_the_localhost_number(long: bool, number: int, low: int, high: int) -> None:
+    message_id = IdMinter(long=long, localhost_number=number).mint()
+    assert low <= decode_base62(message_id.rpartition("-")[2]) < high
+
+
+def test_threads_never_share_a_tick() -> None:
+    minter = IdMinter(long=True)
+    minted: list[MessageId] = []
+    threads = [threading.Thread(target=lambda: minted.extend(minter.mint() for _ in range(50))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(minted)) == 200
