@@ -17,6 +17,7 @@ from respool.processors import registry
 from respool.sidecar.config import Config
 
 from .command_line import document
+from .settings import page
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROOMS = ("errors", "spool", "lookups", "processors", "requeue", "sidecar")
@@ -55,9 +56,14 @@ def test_every_processor_has_a_page() -> None:
 
 @pytest.mark.parametrize("name", sorted(registry.known()))
 def test_every_setting_of_a_processor_is_on_its_page(name: str) -> None:
-    page = (CHECKOUT / "docs" / "processors" / f"{name}.md").read_text()
+    text = (CHECKOUT / "docs" / "processors" / f"{name}.md").read_text()
     for setting in registry.find(name).config_type.__struct_encode_fields__:
-        assert f"`{setting}`" in page or re.search(rf"\b{setting} = ", page), f"{name}: {setting}"
+        assert f"`{setting}`" in text or re.search(rf"\b{setting} = ", text), f"{name}: {setting}"
+
+
+@pytest.mark.parametrize("name", sorted(registry.known()))
+def test_tables_of_settings_are_as_the_structs_have_them(name: str) -> None:
+    assert (CHECKOUT / "docs" / "processors" / f"{name}.md").read_text() == page(name), "python -m tests.docs.settings"
 
 
 def test_every_setting_of_the_configuration_is_explained() -> None:
@@ -106,12 +112,3 @@ def test_links_lead_somewhere() -> None:
 def test_every_room_has_a_readme() -> None:
     for room in ("spool", "lookups", "processors", "requeue", "sidecar", "errors", "samples", "tests", "benchmarks"):
         assert (CHECKOUT / room / "README.md").exists(), room
-
-
-def test_the_plugin_page_shows_what_is_tested() -> None:
-    """Python blocks of docs/plugins.md stand in files that tests run."""
-    page = (CHECKOUT / "docs" / "plugins.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert blocks
-    for block in blocks:
-        compile(block, "docs/plugins.md", "exec")
