@@ -195,7 +195,8 @@ class Ledger:
                 self._swept_to = cursor.key() if is_there else b""
             return removed
 
-        return self._settled.change(remove)
+        removed: int = self._settled.change(remove)
+        return removed
 
     def entries(self, id_prefix: str = "") -> Iterator[Entry]:
         """Every entry of the ids that begin so, by id; what is being worked on first."""

@@ -72,7 +72,7 @@ def test_settled_entries_count_without_a_directory_until_they_expire(
     assert ledger.owned_by(first, 7, RECIPIENTS) == set(RECIPIENTS)
     assert ledger.sweep() == 0
     now = time.time()
-    monkeypatch.setattr(ledgers.time, "time", lambda: now + 15 * 86400)
+    monkeypatch.setattr(time, "time", lambda: now + 15 * 86400)
     assert ledger.put(Claim(3, ID), 7, RECIPIENTS) == set(RECIPIENTS)
     assert ledger.sweep() == 3
     assert [entry.settled for entry in ledger.entries()] == [False] * 3
@@ -84,7 +84,7 @@ def test_sweep_goes_through_a_large_ledger_in_pieces(
     monkeypatch.setattr(ledgers, "_SWEPT_AT_ONCE", 10)
     ledger.settle(Claim(1, ID), 7, [b"r%d@x.example" % number for number in range(35)])
     now = time.time()
-    monkeypatch.setattr(ledgers.time, "time", lambda: now + 15 * 86400)
+    monkeypatch.setattr(time, "time", lambda: now + 15 * 86400)
     assert [ledger.sweep() for _ in range(5)] == [10, 10, 10, 5, 0]
 
 
