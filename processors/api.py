@@ -20,6 +20,7 @@ from ..lookups.dns import Resolver
 from ..spool.ids import MessageId
 from ..spool.message import Message
 from .edits import Edit
+from .named_table import table_named
 from .results import AuthResult
 
 
@@ -72,10 +73,14 @@ class Hold(Struct, frozen=True, kw_only=True, tag="hold"):
 
 
 class Part(Struct, frozen=True):
-    """Some recipients of a split message, with edits for them only."""
+    """Some recipients of a split message, with edits for them only.
+
+    frozen, if not empty, is why this part is to be requeued frozen.
+    """
 
     recipients: tuple[bytes, ...]
     edits: tuple[Edit, ...] = ()
+    frozen: str = ""
 
 
 class Split(Struct, frozen=True, kw_only=True, tag="split"):
@@ -179,6 +184,15 @@ class Context(Struct, frozen=True, kw_only=True):
     attempt: int = 1
     results: tuple[AuthResult, ...] = ()
     effects: Effects = field(default_factory=Effects)
+
+    def lookup(self, table: str, key: bytes | str) -> bytes | None:
+        """The value of key in the table ``lmdb;/file`` (Exim's prefixes allowed); None if it is absent.
+
+        The file is opened once per process and stays open. Raises TableError, which defers
+        the message, and ConfigError for a text that names no table.
+        """
+        match = table_named(table).find(key.encode() if isinstance(key, str) else key)
+        return None if match is None else match.value
 
 
 class Processor(Generic[Config]):

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ..errors import ConfigError
+from ..processors.conditions import When
 
 _Positive = Annotated[float, Meta(gt=0)]
 
@@ -142,6 +143,13 @@ class ProcessorEntry(_Section, frozen=True, kw_only=True):
     on_error: Annotated[
         Literal["defer", "skip", "hold"], Meta(description="What happens to a message if the processor fails.")
     ] = "defer"
+    when: Annotated[
+        When | None, Meta(description="On which messages it runs: docs/processors/conditions.md; unset: on all.")
+    ] = None
+    split: Annotated[
+        bool,
+        Meta(description="Divide a message of which when holds for some recipients only: it runs for their part."),
+    ] = False
     config: Annotated[dict[str, Any], Meta(description="The processor's own settings.")] = {}
 
 
@@ -240,8 +248,7 @@ def decode(content: bytes, kind: type[_Type], *, file: str) -> _Type:
 _UNKNOWN: Final = re.compile(r"unknown field `([^`]*)`")
 _SECTIONS: Final = (
     Config, ExportSource, QueueSource, DirectorySource, SpoolRequeue, DirectoryRequeue, EximSection, DnsSection,
-    LedgerSection, DeferralSection, HeldSection,
-    ProcessorEntry,
+    LedgerSection, DeferralSection, HeldSection, ProcessorEntry, When,
 )  # fmt: skip
 
 
@@ -249,6 +256,6 @@ def _nearest(reason: str) -> str:
     match = _UNKNOWN.search(reason)
     if match is None:
         return ""
-    known = sorted({name for section in _SECTIONS for name in section.__struct_fields__})
+    known = sorted({name for section in _SECTIONS for name in section.__struct_encode_fields__})
     near = difflib.get_close_matches(match[1], known, n=1)
     return f"; did you mean `{near[0]}`?" if near else ""

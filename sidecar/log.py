@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import structlog
@@ -18,6 +18,21 @@ from structlog.typing import FilteringBoundLogger, WrappedLogger
 
 from ..errors import RespoolError
 from .cli.terminal import escape
+
+
+def to_file(file: BinaryIO, *, level: int = 20) -> FilteringBoundLogger:
+    """A logger apart from the process's own, which writes JSON lines into an open file."""
+    logger: FilteringBoundLogger = structlog.wrap_logger(
+        structlog.BytesLogger(file),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _escape_values,
+            _render_json,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+    )
+    return logger
 
 
 def configure(*, level: int = 20, terminal: bool | None = None) -> None:

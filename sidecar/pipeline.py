@@ -13,11 +13,13 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
 from ..errors import PermanentError, ProcessorError, TemporaryError
 from ..lookups.dns import Resolver
 from ..processors import api
+from ..processors.conditions import Condition
 from ..processors.edits import Edit, apply, divide
 from ..processors.results import AuthResult
 from ..requeue.effects import Effect
@@ -35,10 +37,15 @@ class Step(Struct, frozen=True):
     name: str
     processor: api.Processor[Any]
     on_error: OnError = "defer"
+    condition: Condition | None = None
+    split: bool = False
 
 
 class Traced(Struct, frozen=True, kw_only=True):
-    """What one processor said of one message or part, for logs, dry runs and ``--trace``."""
+    """What one processor said of one message or part, for logs, dry runs and ``--trace``.
+
+    No verdict and no error: its ``when`` did not hold, or divided the message.
+    """
 
     processor: str
     verdict: api.Verdict | None
@@ -196,8 +203,12 @@ def _call(step: Step, part: _Part, context: api.Context, *, released: bool) -> t
     error: ProcessorError | TemporaryError | PermanentError | None = None
     following: _Following
     try:
-        verdict = step.processor.process(part.message, context)
-        following = _follow(step, part, verdict, released=released)
+        elsewhere = _when(step, part)
+        if elsewhere is None:
+            verdict = step.processor.process(part.message, context)
+            following = _follow(step, part, verdict, released=released)
+        else:
+            following = elsewhere
     except TemporaryError as raised:
         error, following = raised, api.Defer(reason=str(raised), retry_after=raised.retry_after)
     except PermanentError as raised:
@@ -207,6 +218,26 @@ def _call(step: Step, part: _Part, context: api.Context, *, released: bool) -> t
         context.log.exception("processor.failed", processor=step.name, error=error)
         following = _on_error(step, part, error)
     return Traced(processor=step.name, verdict=verdict, error=error, seconds=time.monotonic() - started), following
+
+
+def _when(step: Step, part: _Part) -> list[_Part] | None:
+    """None where the step runs on this part; else what goes on without it. Raises TableError.
+
+    A message that is to be divided comes back to the same step as the part of which the
+    condition holds, beside the other part, which has the step behind it.
+    """
+    if step.condition is None:
+        return None
+    chosen = step.condition.chosen(part.message, part.results)
+    if chosen is None:
+        return [_after(part, part.message)]
+    others = tuple({recipient.address for recipient in part.message.undelivered} - chosen)
+    if not step.split or not others:
+        return None
+    first, second = divide(part.message, (tuple(chosen), others))
+    if first is None or second is None:
+        raise AssertionError("both parts have recipients")
+    return [replace(part, message=first), _after(part, second)]
 
 
 def _on_error(step: Step, part: _Part, error: ProcessorError) -> _Following:
@@ -232,7 +263,7 @@ def _follow(step: Step, part: _Part, verdict: api.Verdict, *, released: bool) ->
         case api.Split():
             divided = divide(part.message, tuple(piece.recipients for piece in verdict.parts))
             return [
-                _after(part, message, piece.edits)
+                _after(part, message, piece.edits, frozen_for=f"{step.name}: {piece.frozen}" if piece.frozen else "")
                 for piece, message in zip(verdict.parts, divided, strict=True)
                 if message is not None
             ]

@@ -13,6 +13,7 @@ from ..lookups.dns import Resolver
 from ..lookups.resolver import DnsResolver
 from ..lookups.zone import ZoneResolver
 from ..processors import api
+from ..processors.conditions import Condition, compile_condition
 from ..processors.registry import build
 from .config import DnsSection, PipelineConfig, ProcessorEntry
 from .pipeline import Pipeline, Step
@@ -25,6 +26,7 @@ def build_steps(entries: Iterable[ProcessorEntry]) -> tuple[Step, ...]:
         key = f"$.processor[{index}]"
         try:
             processor = build(entry.use, entry.config)
+            condition = _condition(entry)
         except ConfigError as error:
             inner = f"{key}.{error.key}" if error.key else f"{key}.use"
             raise ConfigError(error.reason, file=error.file, key=inner) from error
@@ -35,8 +37,15 @@ def build_steps(entries: Iterable[ProcessorEntry]) -> tuple[Step, ...]:
                 f"which belongs to {_phase(before.processor)} (verify < modify < sign < seal)",
                 key=key,
             )
-        steps.append(Step(entry.use, processor, entry.on_error))
+        steps.append(Step(entry.use, processor, entry.on_error, condition, entry.split))
     return tuple(steps)
+
+
+def _condition(entry: ProcessorEntry) -> Condition | None:
+    condition = None if entry.when is None else compile_condition(entry.when)
+    if entry.split and (condition is None or not condition.names_recipients):
+        raise ConfigError("there is nothing to divide by: when names no recipients", key="split")
+    return condition
 
 
 def _phase(processor: api.Processor[Any]) -> api.Phase:

@@ -20,6 +20,7 @@ from ...lookups.table_build import BuildReport, build, dump
 from ...lookups.table_reference import TableReference
 from ...lookups.table_source import SourceFormat, TableSourceError, format_of, json_line, lsearch_line
 from ...lookups.tables import Match, TableError, look_up
+from ...processors.route_value import complaint
 from .terminal import escape
 
 ABSENT = 1
@@ -75,6 +76,14 @@ def table() -> None:
     default=None,
     help="Keys in lower case, or as they stand. By default in lower case for lsearch only.",
 )
+@click.option(
+    "--check",
+    "check_name",
+    type=click.Choice(["none", "route"]),
+    default="none",
+    show_default=True,
+    help="Refuse a SRC with a value that this processor would not understand.",
+)
 @click.option("--mode", default="640", show_default=True, help="Octal permissions of a new FILE.")
 @click.option("--group", default=None, help="Group of a new FILE, by name or number: Exim's.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON document.")
@@ -84,6 +93,7 @@ def build_command(
     *,
     format_name: str,
     lower: bool | None,
+    check_name: str,
     mode: str,
     group: str | None,
     as_json: bool,
@@ -102,6 +112,7 @@ def build_command(
                 target,
                 source_format=kind,
                 lower_keys=lower,
+                check=complaint if check_name == "route" else None,
                 mode=_octal(mode),
                 group=_group_number(group),
                 progress=bar.show,

@@ -10,7 +10,8 @@ import structlog
 from respool.processors.api import Context
 from respool.processors.results import AuthResult
 from respool.spool.body import BytesBody
-from respool.spool.envelope import Directive, Envelope, Header
+from respool.spool.editing import add_non_recipients
+from respool.spool.envelope import Directive, Envelope, Header, Recipient
 from respool.spool.ids import MessageId
 from respool.spool.message import Message
 
@@ -27,6 +28,8 @@ def make_message(
     variables: dict[str, bytes] | None = None,
     deleted: Iterable[bytes] = (),
     body: bytes = b"Hello\n",
+    recipients: Iterable[bytes] = (),
+    delivered: Iterable[bytes] = (),
 ) -> Message:
     directives = [Directive.make(b"helo_name", helo)]
     if host is not None:
@@ -47,7 +50,9 @@ def make_message(
         warning_count=0,
         directives=tuple(directives),
         headers=tuple(fields),
+        recipients=tuple(Recipient.make(address) for address in recipients),
     )
+    envelope = add_non_recipients(envelope, delivered)
     return Message(envelope, BytesBody(body))
 
 

@@ -1,0 +1,100 @@
+"""A real Exim whose routers act on what respool's routing wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from respool.lookups.table_build import build
+
+from .conftest import EximFactory
+from .exim import Exim
+from .queuefile import run_attempt
+from .sidecar import Sidecar
+from .smtp_sink import SmtpSink
+
+pytestmark = pytest.mark.exim
+
+MESSAGE = b"From: a@sender.example\r\nTo: b@file.example\r\nSubject: where to\r\n\r\nHello\r\n"
+
+
+def table(directory: Path, name: str, lines: str) -> Path:
+    (directory / f"{name}.txt").write_text(lines)
+    build(str(directory / f"{name}.txt"), str(directory / f"{name}.mdb"))
+    return directory / f"{name}.mdb"
+
+
+def process(exim: Exim, sidecar: Sidecar, *recipients: str) -> tuple[str, ...]:
+    message_id = exim.receive(MESSAGE, recipients=recipients)
+    run_attempt(exim.spool, message_id, sidecar.export)
+    result = sidecar.once()
+    assert result.returncode == 0, result.stderr.decode()
+    return exim.pairs()
+
+
+def test_manualroute_acts_on_the_table(exim: Exim, smtp_sink: SmtpSink) -> None:
+    routes = table(
+        exim.directory,
+        "routes",
+        f"far.example: 127.0.0.1::{smtp_sink.port}\n*.box.example: route=mailbox; queue=\n"
+        "old.example: to=*@new.example\ngone.example: discard=nobody\n",
+    )
+    sidecar = Sidecar(
+        exim,
+        processors=f"""
+[[processor]]
+use = "route"
+config = {{ tables = [{{ by = "domain", table = "partial-lmdb;{routes}" }}] }}
+""",
+    )
+    ids = process(
+        exim, sidecar, "u@far.example", "v@deep.box.example", "w@old.example", "x@file.example", "y@gone.example"
+    )
+    assert len(ids) == 3
+    for message_id in ids:
+        exim.deliver(message_id)
+    assert exim.ids() == ()
+    (sent,) = smtp_sink.messages
+    assert sent.recipients == (b"<u@far.example>",)
+    found = {delivery.recipient: delivery for delivery in exim.deliveries()}
+    assert {recipient: delivery.mailbox for recipient, delivery in found.items()} == {
+        "v@deep.box.example": "routed", "w@new.example": "inbox", "x@file.example": "inbox",
+    }  # fmt: skip
+    assert found["v@deep.box.example"].variables["acl_m_route"] == "mailbox"
+    assert "acl_m_route" not in found["x@file.example"].variables
+
+
+def test_a_condition_divides_the_message(exim: Exim) -> None:
+    forwarded = table(exim.directory, "forwarded", "forwarded.example\n")
+    sidecar = Sidecar(
+        exim,
+        processors=f"""
+[[processor]]
+use = "headers"
+when = {{ recipient_domains = "lmdb;{forwarded}" }}
+split = true
+config = {{ add = [{{ name = "X-Forwarded-For-Test", value = "yes" }}] }}
+""",
+    )
+    ids = process(exim, sidecar, "a@forwarded.example", "b@file.example")
+    assert len(ids) == 2
+    for message_id in ids:
+        exim.deliver(message_id)
+    stamped = {d.recipient: d.content.startswith(b"X-Forwarded-For-Test: yes\n") for d in exim.deliveries()}
+    assert stamped == {"a@forwarded.example": True, "b@file.example": False}
+
+
+def test_destination_queue(start_exim: EximFactory) -> None:
+    exim = start_exim()
+    routes = table(exim.directory, "routes", "bulk@sender.example: queue=slow\nsender@sender.example: queue=slow\n")
+    sidecar = Sidecar(
+        exim,
+        processors=f"""
+[[processor]]
+use = "route"
+config = {{ tables = [{{ by = "sender", table = "lmdb;{routes}" }}] }}
+""",
+    )
+    assert process(exim, sidecar, "a@file.example") == ()
+    assert len(list((exim.spool / "slow" / "input").glob("*-H"))) == 1
