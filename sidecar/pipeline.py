@@ -93,7 +93,7 @@ class Pipeline:
         self._hostname = hostname
         self._authserv_id = authserv_id
         self._resolver = resolver
-        self._queue = queue
+        self.queue = queue
         self._deadline_seconds = deadline_seconds
         self._clock = clock
 
@@ -110,7 +110,7 @@ class Pipeline:
         finished: list[_Part] = []
         reasons: list[str] = []
         effects: list[Effect] = []
-        parts = deque([_Part(message=message, position=0, queue=self._queue)])
+        parts = deque([_Part(message=message, position=0, queue=self.queue)])
         while parts:
             part = parts.popleft()
             if part.position == len(self._steps):
@@ -145,15 +145,17 @@ class Pipeline:
                     parts.extendleft(reversed(following))
         reasons.extend(part.frozen_for for part in finished if part.frozen_for)
         outputs = tuple(_output(part, now) for part in finished)
-        plan = Requeue(outputs=outputs, reason="; ".join(reasons), effects=tuple(effects))
-        return Outcome(plan=plan, trace=tuple(trace))
+        requeue = Requeue(outputs=outputs, reason="; ".join(reasons), effects=tuple(effects))
+        return Outcome(plan=requeue, trace=tuple(trace))
 
     def backoff(self, attempt: int) -> float:
         """Seconds until the next attempt: doubling, with a jitter of a fifth so that a crowd spreads."""
         wait = min(self._first_wait_seconds * 2.0 ** min(attempt - 1, 40), self._longest_wait_seconds)
         return wait * random.uniform(0.8, 1.2)  # noqa: S311 no secret
 
-    def run_effects(self, message_id: MessageId, claim: int, effects: tuple[Effect, ...], log: FilteringBoundLogger) -> None:
+    def run_effects(
+        self, message_id: MessageId, claim: int, effects: tuple[Effect, ...], log: FilteringBoundLogger
+    ) -> None:
         """Run effects of a committed message. Raises TemporaryError or OSError where one has to be tried again."""
         steps = dict(zip(self._labels, self._steps, strict=True))
         for stored in effects:
@@ -163,7 +165,9 @@ class Pipeline:
             )  # fmt: skip
             step = steps.get(stored.processor)
             if step is None:
-                log.error("effect.lost", key=effect.key, kind=effect.kind, reason="the processor is no longer configured")
+                log.error(
+                    "effect.lost", key=effect.key, kind=effect.kind, reason="the processor is no longer configured"
+                )
                 continue
             _run_effect(step, effect, log)
 
