@@ -26,9 +26,12 @@ EXIT_CONFIG: Final = 78
 COMMANDS: Final = {
     "auth": "auth:auth",
     "batch": "batch:batch",
-    "demo": "demo:demo",
     "check": "check:check",
+    "deferred": "deferred:deferred",
+    "demo": "demo:demo",
     "dmarc": "dmarc:dmarc",
+    "held": "held:held",
+    "ledger": "ledger:ledger",
     "list": "mailq:list_messages",
     "lookup": "tables:lookup",
     "run": "run:run",
