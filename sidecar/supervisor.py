@@ -35,7 +35,7 @@ from ..spool.sources import Kind, Source
 from .config import Config, DirectorySource, ExportSource, QueueSource, SpoolRequeue
 from .engine import Engine, Report
 from .pipeline import Step
-from .pipeline_setup import build_steps, make_pipeline
+from .pipeline_setup import build_steps, make_pipeline, make_resolver
 from .worker import Worker
 
 Telling = Literal["nobody", "socket", "socket, then command", "command"]
@@ -72,6 +72,7 @@ def prepare(config: Config) -> Prepared:
 
 def _prepare(config: Config) -> Prepared:
     steps = build_steps(config.processor)
+    make_resolver(config.dns)  # each worker makes its own; this one shows that it can
     target = _open_target(config)
     source = _open_source(config)
     os.makedirs(config.state_directory, mode=durable.DIRECTORY_MODE, exist_ok=True)
