@@ -67,7 +67,7 @@ def prepare(config: Config) -> Prepared:
     try:
         return _prepare(config)
     except OSError as error:
-        raise ConfigError(f"{error.filename or config.state_directory}: {error.strerror}") from error
+        raise ConfigError(f"{error.filename or config.state_directory}: {error.strerror or error}") from error
 
 
 def _prepare(config: Config) -> Prepared:

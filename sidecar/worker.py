@@ -149,6 +149,8 @@ class Worker:
                 self._watch.stop()
         for waiting in self._waiting:
             waiting.job.close()
+        if self._ledger is not None:
+            self._ledger.close()
         if self._waiting or self._left:
             return EXIT_TEMPORARY
         return EXIT_FAILED if any(is_failure(state) for state in self.ended) else EXIT_DONE
