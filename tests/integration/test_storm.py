@@ -51,7 +51,9 @@ def test_a_storm_of_kills_delivers_each_message_once(start_exim: EximFactory) ->
         time.sleep(0.1)
     assert sidecar.stop() == 0
     exim.run_queue(force=True)
-    counts = Counter(delivery.content.partition(b"Message-ID: <")[2].partition(b"@")[0] for delivery in exim.deliveries())
+    counts = Counter(
+        delivery.content.partition(b"Message-ID: <")[2].partition(b"@")[0] for delivery in exim.deliveries()
+    )
     sys.stderr.write(
         f"{COUNT} messages, {KILLS} kills, {killed_at_work} of them with messages in work: "
         f"{len(counts)} delivered, {sum(1 for n in counts.values() if n > 1)} twice\n"
