@@ -17,6 +17,7 @@ from typing import Final, Literal
 from ..errors import ConfigError
 from ..spool.directory import check_ownership, list_names
 from ..spool.ids import ALPHABET, IdMinter, MessageId
+from ..spool.locks import lock_message, unlock_message
 from . import durable
 
 Kind = Literal["spool", "directory"]
@@ -83,6 +84,26 @@ class Target:
     def mint(self, like: MessageId) -> MessageId:
         """A new id, in the shape of another unless id_format says which one."""
         return self._minters[like.is_long if self.accepts(like) else not like.is_long].mint()
+
+    def is_in_use(self, message_id: MessageId) -> bool:
+        """True while an Exim holds the lock on ``-D`` of that id, in whatever queue of this spool."""
+        if self.kind != "spool":
+            return False
+        for queue in ("", *(f"{name}/" for name in list_names(self.descriptor) if name != "input")):
+            for place in ("", f"{message_id.split_directory}/"):
+                try:
+                    data = durable.open_file(
+                        f"{queue}input/{place}{message_id.data_name}", at=self.descriptor, write=True
+                    )
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                try:
+                    if not lock_message(data, message_id):
+                        return True
+                    unlock_message(data, message_id)
+                finally:
+                    os.close(data)
+        return False
 
     def open_input(self, queue: str) -> int:
         """A descriptor, the caller's to close, of the directory that holds a queue's messages."""

@@ -263,6 +263,7 @@ def make_worker(
         deadline_seconds=config.deadline_seconds,
         ledger=ledger,
         at_end=stop_telling,
+        in_use=prepared.target.is_in_use,
         drop_after_seconds=None if config.held.drop_after_days is None else config.held.drop_after_days * 86400,
     )
 

@@ -28,6 +28,7 @@ from ..requeue.ledger import Ledger
 from ..requeue.recovery import recover
 from ..requeue.state import Claim, StateDirectory
 from ..spool.directory import Found
+from ..spool.ids import MessageId
 from ..spool.sources import Source
 from ..spool.watch import Watch
 from .engine import Engine, Why, is_failure
@@ -83,7 +84,9 @@ class Worker:
         ledger: Ledger | None = None,
         drop_after_seconds: float | None = None,
         at_end: Callable[[], None] | None = None,
+        in_use: Callable[[MessageId], bool] | None = None,
     ) -> None:
+        self._in_use = in_use
         self._at_end = at_end
         self._ledger = ledger
         self._drop_after_seconds = drop_after_seconds
@@ -224,7 +227,7 @@ class Worker:
                 self._set_aside(found)
 
     def _set_aside(self, found: Found) -> None:
-        job = orphans.set_aside(self._state, self._source, found)
+        job = orphans.set_aside(self._state, self._source, found, self._in_use)
         if job is not None:
             self._carry(job)
 

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from .conftest import EximFactory
-from .exim import EXIM, Exim
+from .exim import Exim
+from .exim_configuration import EXIM
 from .queuefile import run_attempt
 from .sidecar import Sidecar
 from .smtp_sink import SmtpSink
