@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from typing import Final
 
 from ..errors import ConflictError, NotReadyError
@@ -39,7 +40,8 @@ def take(state: StateDirectory, source: Source, found: Found) -> Job:
     try:
         data = _lock(place, found.id)
         try:
-            if durable.exists(found.id.header_name, at=place) is None:
+            header = durable.exists(found.id.header_name, at=place)
+            if header is None or not stat.S_ISREG(header.st_mode):
                 raise NotReadyError(found.id, found.id.header_name)
             job = _make_job(state, found.id)
         except BaseException:

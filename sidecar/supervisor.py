@@ -163,6 +163,7 @@ def make_worker(
         scan_seconds=config.scan_seconds,
         orphan_seconds=config.orphan_seconds,
         deadline_seconds=config.deadline_seconds,
+        watch_mode=config.watch,
     )
 
 
