@@ -40,8 +40,7 @@ def take(state: StateDirectory, source: Source, found: Found) -> Job:
     try:
         data = _lock(place, found.id)
         try:
-            header = durable.exists(found.id.header_name, at=place)
-            if header is None or not stat.S_ISREG(header.st_mode):
+            if not _is_file(found.id.header_name, place):
                 raise NotReadyError(found.id, found.id.header_name)
             job = _make_job(state, found.id)
         except BaseException:
@@ -59,6 +58,12 @@ def take(state: StateDirectory, source: Source, found: Found) -> Job:
     if os.fstat(data).st_nlink > 1:
         job.unlock()
     return job
+
+
+def _is_file(name: str, place: int) -> bool:
+    """True for a regular file; a symlink or a FIFO of that name is never taken along."""
+    status = durable.exists(name, at=place)
+    return status is not None and stat.S_ISREG(status.st_mode)
 
 
 def _lock(place: int, message_id: MessageId) -> int:
@@ -111,7 +116,7 @@ def collect(job: Job, source: Source, place: int) -> bool:
     """
     names = [job.id.journal_name, job.id.header_name] if source.has_journal else [job.id.header_name]
     for name in names:
-        if durable.exists(name, at=job.descriptor) is None:
+        if durable.exists(name, at=job.descriptor) is None and _is_file(name, place):
             with contextlib.suppress(FileNotFoundError):
                 durable.rename(name, name, at=place, to=job.descriptor)
     if source.message_log is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 
 from ..spool.directory import Found
 from ..spool.locks import lock_message, unlock_message
@@ -23,9 +24,7 @@ def set_aside(state: StateDirectory, source: Source, found: Found) -> Job | None
     """Put a half into a claim of its own, from where the caller sets it aside; None if it is gone or in use."""
     place = source.input.open_subdirectory(found.subdirectory)
     try:
-        name = next(
-            (n for n in (found.id.data_name, found.id.header_name) if durable.exists(n, at=place) is not None), None
-        )
+        name = next((n for n in (found.id.data_name, found.id.header_name) if _is_file(n, place)), None)
         if name is None or (name == found.id.data_name and not _is_free(place, found)):
             return None
         claim = state.next_claim(found.id)
@@ -42,6 +41,11 @@ def set_aside(state: StateDirectory, source: Source, found: Found) -> Job | None
         return job
     finally:
         os.close(place)
+
+
+def _is_file(name: str, place: int) -> bool:
+    status = durable.exists(name, at=place)
+    return status is not None and stat.S_ISREG(status.st_mode)
 
 
 def _is_free(place: int, found: Found) -> bool:

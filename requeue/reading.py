@@ -50,7 +50,7 @@ def _merged(job: Job, envelope: Envelope) -> Envelope:
 
 
 def read_file(name: str, *, at: int) -> bytes:
-    """The whole of a regular file, by pread; of one that is larger than any -H that is read, so much that this shows."""
+    """The whole of a regular file, by pread; of one larger than a -H may be, so much that this shows."""
     descriptor = durable.open_file(name, at=at)
     try:
         size = min(os.fstat(descriptor).st_size, LARGEST_HEADER_FILE + 1)

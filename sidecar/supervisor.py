@@ -65,9 +65,11 @@ def _prepare(config: Config) -> Prepared:
     make_resolver(config.dns)  # each worker makes its own; this one shows that it can
     target = _open_target(config)
     source = _open_source(config)
+    is_new = not os.path.isdir(config.state_directory)
     os.makedirs(config.state_directory, mode=durable.DIRECTORY_MODE, exist_ok=True)
     state = StateDirectory(config.state_directory)
-    target.give(state.descriptor, durable.DIRECTORY_MODE)
+    if is_new:  # one that is there already is checked, not mended
+        target.give(state.descriptor, durable.DIRECTORY_MODE)
     owner = target.uid if target.kind == "spool" else os.geteuid()
     state.check(owner)
     source.check(owner)

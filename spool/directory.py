@@ -9,6 +9,7 @@ are skipped: every name in such a directory is an attacker's.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import Final
@@ -76,8 +77,11 @@ class MessageDirectory:
         """Everything that is there now. Names that are no message's are left out.
 
         Takes time and memory in proportion to the names; no file is opened, and the
-        kernel says with each name what it is.
+        kernel says with each name what it is. FileNotFoundError if the directory itself was
+        removed, which would look like an empty one.
         """
+        if os.fstat(self.descriptor).st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, "the directory was removed", self.path)
         seen = _Seen()
         seen.look(self.descriptor, "")
         for name in sorted(seen.subdirectories):

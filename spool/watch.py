@@ -93,7 +93,10 @@ class Watch:
             raise
 
     def is_alive(self) -> bool:
-        """False once the watcher's thread has ended, or its directory has gone."""
+        """False once the watcher's thread has ended.
+
+        A directory that is removed while it is open brings no event: the scan finds it out.
+        """
         return self._inotify is not None and self._inotify.is_alive() and "" in self._callbacks
 
     def stop(self) -> None:
