@@ -114,14 +114,15 @@ def collect(job: Job, source: Source, place: int) -> bool:
 
     Never over an existing name: what is in ``work/`` was claimed first.
     """
+    if source.message_log is not None:
+        # First, so that a crash in between leaves none behind. Under the lock: a msglog that
+        # vanishes during a delivery makes Exim die after it (deliver.c).
+        for path in (str(job.id), f"{job.id.split_directory}/{job.id}"):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                durable.unlink(path, at=source.message_log.descriptor)
     names = [job.id.journal_name, job.id.header_name] if source.has_journal else [job.id.header_name]
     for name in names:
         if durable.exists(name, at=job.descriptor) is None and _is_file(name, place):
             with contextlib.suppress(FileNotFoundError):
                 durable.rename(name, name, at=place, to=job.descriptor)
-    if source.message_log is not None:
-        # Under the lock: a msglog that vanishes during a delivery makes Exim die after it (deliver.c).
-        for path in (str(job.id), f"{job.id.split_directory}/{job.id}"):
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                durable.unlink(path, at=source.message_log.descriptor)
     return durable.exists(job.id.header_name, at=job.descriptor) is not None

@@ -32,6 +32,10 @@ from .pipeline import Step
 from .pipeline_setup import build_steps, make_pipeline, make_resolver
 from .worker import Worker
 
+_COPIED_EXPORT: Final = (
+    "must be on the filesystem of Exim's spool and of state_directory: across filesystems the queuefile transport "
+    "copies instead of linking, and nothing tells a finished copy from half of one"
+)
 _RESTART_WAIT: Final = 1.0
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
@@ -80,6 +84,8 @@ def _prepare(config: Config) -> Prepared:
     }
     for key, device in devices.items():
         if device != devices["$.state_directory"]:
+            if source.kind == "export" and key == "$.source":
+                raise ConfigError(_COPIED_EXPORT, key=key)
             raise ConfigError("must be on the filesystem of state_directory: messages move by rename and link", key=key)
     state.own()
     source.own()
