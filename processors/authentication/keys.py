@@ -65,7 +65,8 @@ class KeyRecord(Struct, frozen=True):
     """A usable key record.
 
     hashes is None where the record does not limit them; bits is the size of an RSA
-    modulus, 256 for Ed25519. testing and strict are the flags ``y`` and ``s`` of ``t=``.
+    modulus, 256 for Ed25519. testing and strict are the flags ``y`` and ``s`` of ``t=``; what the
+    first one means is decided by who uses the result (see identifiers() in evaluation.py).
     """
 
     key_type: KeyType
