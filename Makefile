@@ -47,9 +47,10 @@ build/peers/.ready: requirements/peers/package.json requirements/peers/package-l
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --upgrade --target build/peers/python -r requirements/peers/python.txt
 	@touch $@
 
-# The fault tests at full length: every call killed and failed, hundreds of random kills.
+# The fault tests at full length: every call killed and failed, hundreds of random kills; bodies of 200 MB.
 campaign: $(READY)
 	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q -n auto tests/fault
+	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q tests/unit/processors/authentication/test_hostile_signatures.py -k large_bodies
 
 system:
 	.ci/system

@@ -13,7 +13,7 @@ import sys
 
 import atheris  # type: ignore[import-untyped]
 
-with atheris.instrument_imports():  # pyright: ignore
+with atheris.instrument_imports(include=["respool", "tests"]):  # pyright: ignore
     from tests.fuzz.authentication_law import check
 
 
