@@ -50,6 +50,7 @@ _EXAMPLES: Final[dict[str, Any]] = {
     "value": "text",
     "table": "lmdb;/etc/respool/routes.mdb",
     "by": "domain",
+    "max_age_days": 10,
 }
 
 

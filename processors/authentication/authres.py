@@ -23,7 +23,25 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]+")
 _ADDRESS: Final = re.compile(r"[!#$%&'*+/=?^_`{|}~0-9A-Za-z.-]*@[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*")
 _KEYWORD: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
 _USUAL_KEYWORDS: Final = frozenset(
-    ["spf", "dkim", "dmarc", "arc", "smtp", "header", "policy", "mailfrom", "helo", "from", "d", "i", "s", "a", "b", "oldest-pass", "remote-ip"]
+    [
+        "spf",
+        "dkim",
+        "dmarc",
+        "arc",
+        "smtp",
+        "header",
+        "policy",
+        "mailfrom",
+        "helo",
+        "from",
+        "d",
+        "i",
+        "s",
+        "a",
+        "b",
+        "oldest-pass",
+        "remote-ip",
+    ]
 )
 _MAX_VALUE: Final = 400
 _MAX_REASON: Final = 200
