@@ -16,6 +16,7 @@ from ..spool.editing import with_id
 from ..spool.header_file import render_header_file
 from ..spool.ids import MessageId
 from . import durable
+from .bounce import with_own_id
 from .job import OUT, STAGING, Job, OutputName
 from .plan import Output
 from .target import Target
@@ -33,10 +34,11 @@ def stage(job: Job, outputs: tuple[Output, ...], target: Target, *, keep_id: boo
     staging = durable.open_directory(STAGING, at=job.descriptor)
     try:
         for number, output in enumerate(outputs):
-            kept = number == 0 and keep_id and _may_keep_id(job, output.queue, target)
+            kept = number == 0 and keep_id and not output.is_notice and _may_keep_id(job, output.queue, target)
             message_id = job.id if kept else target.mint(job.id)
             _write_data(job, staging, message_id, output, target)
-            content = render_header_file(with_id(output.message.envelope, message_id))
+            named = with_own_id if output.is_notice else with_id
+            content = render_header_file(named(output.message.envelope, message_id))
             write_new(OutputName(number, output.queue).name, content, at=staging, target=target)
     finally:
         os.close(staging)
