@@ -51,7 +51,7 @@ $(READY): requirements/dev.txt pyproject.toml
 # Debian keeps venv's own pip in a package of its own; then the pip that is there brings one in.
 	$(PYTHON) -m venv .venv || { $(PYTHON) -m venv --clear --without-pip .venv && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # Resolve the dependencies anew. uv is kept apart: it is no part of what it locks.

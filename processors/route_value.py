@@ -35,7 +35,7 @@ MAXIMUM_RECIPIENTS: Final = 100
 
 _ITEM: Final = re.compile(r"\s*([A-Za-z][A-Za-z0-9_]*)\s*=\s*(.*)", re.DOTALL)
 _VARIABLE: Final = re.compile(r"acl_m(?:[0-9]|_)[A-Za-z0-9_]*")
-_VERBS: Final = ("discard", "defer", "hold", "freeze")
+_VERBS: Final[tuple[Verb, ...]] = ("discard", "defer", "hold", "freeze")
 _KNOWN: Final = ("route", "queue", "to", *_VERBS)
 _DOT_ATOM: Final = re.compile(
     r"[!#$%&'*+/=?^_`{|}~0-9A-Za-z\x80-\U0010ffff-]+(?:\.[!#$%&'*+/=?^_`{|}~0-9A-Za-z\x80-\U0010ffff-]+)*"
@@ -110,7 +110,7 @@ def _checked(found: dict[str, str]) -> RouteValue:
             raise ConfigError(f'there is no "{name}"; {hint}')
         if not content and name not in {"queue", *_VERBS} and name in _KNOWN:
             raise ConfigError(f"{name} without a value")
-    verbs = [name for name in _VERBS if name in found]
+    verbs: list[Verb] = [name for name in _VERBS if name in found]
     if len(verbs) > 1 or (verbs and verbs[0] != "freeze" and len(found) > 1):
         raise ConfigError(f"{verbs[0]} together with {', '.join(name for name in found if name != verbs[0])}")
     verb: Verb = verbs[0] if verbs else ""

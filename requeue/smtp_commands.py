@@ -24,11 +24,12 @@ Dialect = Literal["auto", "exim", "postfix"]
 
 #: A path: atoms, quoted strings, a literal; no blank, control character or angle bracket outside quotes.
 _MAILBOX: Final = re.compile(
-    rb'(?:[^\x00-\x20\x7f"\\<>]|"(?:[^\x00-\x1f\x7f"\\]|\\[ -~])*"){1,1000}'
+    rb'(?:[^\x00-\x20\x7f"\\<>]|"(?:[^\x00-\x1f\x7f"\\]|\\[ -~])*")+'
 )  # fmt: skip
 _XTEXT: Final = re.compile(rb"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+")
 _TYPED_XTEXT: Final = re.compile(rb"[A-Za-z0-9-]{1,32};(?:[!-*,-<>-~]|\+[0-9A-F]{2})+")
 _UTF8_ORCPT: Final = re.compile(rb"utf-8;[^\x00-\x20\x7f+=]+", re.IGNORECASE)
+_LONGEST_ADDRESS: Final = 1000
 _LONGEST_ENVID, _LONGEST_ORCPT = 100, 500  # RFC 3461 4.2, 4.4
 _LONGEST_XCLIENT: Final = 500
 _LONGEST_XCLIENT_VALUE: Final = 255
@@ -47,7 +48,7 @@ class UnsendableError(PermanentError):
 
 def check_mailbox(address: bytes, *, utf8: bool) -> bytes:
     """The address, if a command can hold it. Raises UnsendableError."""
-    if _MAILBOX.fullmatch(address) is None:
+    if len(address) > _LONGEST_ADDRESS or _MAILBOX.fullmatch(address) is None:
         raise UnsendableError(f"not an address that SMTP can carry: {address[:80]!r}", "5.1.3")
     if not address.isascii():
         if not utf8:

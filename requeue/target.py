@@ -14,12 +14,16 @@ import os
 import stat
 from typing import Final, Literal
 
-from ..errors import ConfigError
-from ..spool.directory import check_ownership, list_names
+from ..errors import ConfigError, ConflictError
+from ..spool.directory import check_ownership, list_names, occupants
 from ..spool.ids import ALPHABET, IdMinter, MessageId
 from . import durable
+from .group_sync import GroupSync
+from .job import Job
+from .publish import Published, publish
 
 Kind = Literal["spool", "directory"]
+IdFormat = Literal["same", "short", "long"]
 
 _MAKING_ATTEMPTS: Final = 16
 
@@ -30,11 +34,20 @@ class Target:
     kind ``spool``: path is Exim's spool directory, outputs go to ``path[/queue]/input[/X]``.
     kind ``directory``: outputs go to path itself, whatever their queue. split says whether
     ``X`` is used; None finds out by looking for such subdirectories, once per queue.
+    id_format says which ids the destination can read: ``short`` before Exim 4.97, which
+    sees no others; ``same`` as in the source.
     """
 
     def __init__(
-        self, kind: Kind, path: str, *, split: bool | None = None, localhost_number: int | None = None
+        self,
+        kind: Kind,
+        path: str,
+        *,
+        split: bool | None = None,
+        localhost_number: int | None = None,
+        id_format: IdFormat = "same",
     ) -> None:
+        self._id_format = id_format
         self.kind: Kind = kind
         self.path = path
         try:
@@ -66,9 +79,31 @@ class Target:
         """Make everything on the target's file system durable."""
         durable.sync_file_system(self.descriptor)
 
+    def accepts(self, message_id: MessageId) -> bool:
+        """True if the destination can read a message of this id."""
+        return self._id_format == "same" or (self._id_format == "long") == message_id.is_long
+
     def mint(self, like: MessageId) -> MessageId:
-        """A new id in the shape of another: the Exim that wrote that one reads this one."""
-        return self._minters[like.is_long].mint()
+        """A new id, in the shape of another unless id_format says which one."""
+        return self._minters[like.is_long if self.accepts(like) else not like.is_long].mint()
+
+    def may_keep_id(self, job: Job, queue: str) -> bool:
+        """Whether the claimed id is free in a queue and Exim is done with it. Raises ConflictError."""
+        if not job.lock():
+            raise ConflictError(job.id, "Exim, or another program that locks -D")
+        if os.fstat(job.open_data()).st_nlink != 1:
+            # The original is still queued: Exim's final unlinks go by name and would take ours.
+            job.unlock()
+            return False
+        directory = self.open_input(queue)
+        try:
+            return not occupants(directory, job.id)
+        finally:
+            os.close(directory)
+
+    def publish(self, job: Job, syncs: GroupSync) -> tuple[Published, ...]:
+        """Link and rename what is left in ``out/`` into the queues: publish.py."""
+        return publish(job, self, syncs)
 
     def open_input(self, queue: str) -> int:
         """A descriptor, the caller's to close, of the directory that holds a queue's messages."""

@@ -58,8 +58,8 @@ _RSA_BITS: Final = 2048
 #: Who is known where: what the table of the demonstration says, as lsearch lines.
 _ROUTES: Final = """\
 example.test:        local
-other.example:       smtp;relay.other.example
-xn--r8jz45g.test:    local
+other.example:       route=relay.other.example
+例え.test:            local
 """
 
 
@@ -195,7 +195,7 @@ def _configuration(directory: str) -> str:
     route = ""
     if "route" in registry.known():
         table = json.dumps("lmdb;" + os.path.join(directory, "tables/routes.mdb"))
-        route = f'\n[[processor]]\nuse = "route"\nconfig = {{ table = {table} }}\n'
+        route = f'\n[[processor]]\nuse = "route"\nconfig = {{ tables = [{{ by = "domain", table = {table} }}] }}\n'
     return f"""\
 # The configuration of this demonstration. `respool run -c` takes it, too.
 hostname = "{HOSTNAME}"
