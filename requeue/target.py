@@ -105,6 +105,9 @@ class Target:
         """Link and rename what is left in ``out/`` into the queues: publish.py."""
         return publish(job, self, syncs)
 
+    def hang_up(self) -> None:
+        """Nothing is kept open but the directory, which is the supervisor's."""
+
     def open_input(self, queue: str) -> int:
         """A descriptor, the caller's to close, of the directory that holds a queue's messages."""
         if self.kind == "directory":

@@ -62,8 +62,14 @@ def make_resolver(section: DnsSection) -> Resolver:
     return DnsResolver(section.nameservers)
 
 
-def make_pipeline(config: PipelineConfig, steps: tuple[Step, ...], *, queue: str = "") -> Pipeline:
-    """The pipeline of a worker. queue is where outputs go unless a processor says otherwise."""
+def make_pipeline(
+    config: PipelineConfig, steps: tuple[Step, ...], *, queue: str = "", notes_vouched: bool = False
+) -> Pipeline:
+    """The pipeline of a worker. queue is where outputs go unless a processor says otherwise.
+
+    notes_vouched: outputs say whether a notice may go to their sender, for a destination that
+    finds out later whether it has to.
+    """
     return Pipeline(
         steps,
         hostname=config.hostname,
@@ -71,4 +77,5 @@ def make_pipeline(config: PipelineConfig, steps: tuple[Step, ...], *, queue: str
         resolver=make_resolver(config.dns),
         queue=queue,
         deadline_seconds=config.deadline_seconds,
+        notes_vouched=notes_vouched,
     )

@@ -21,15 +21,18 @@ from structlog.typing import FilteringBoundLogger
 
 from ..errors import ConfigError
 from ..requeue import durable
+from ..requeue.destination import Destination
 from ..requeue.hand_back import HandBack
 from ..requeue.notify import Notifier, Tell, tell_nobody
+from ..requeue.smtp import SmtpDestination, SmtpSettings
+from ..requeue.smtp_tls import make_context
 from ..requeue.state import StateDirectory
 from ..requeue.target import Target
 from ..spool.sources import Kind, Source
-from .config import Config, DirectorySource, ExportSource, QueueSource, SpoolRequeue
+from .config import Config, DirectorySource, ExportSource, QueueSource, SmtpRequeue, SpoolRequeue
 from .engine import Engine, Report
 from .pipeline import Step
-from .pipeline_setup import build_steps, make_pipeline
+from .pipeline_setup import build_steps, make_pipeline, make_resolver
 from .worker import Worker
 
 _RESTART_WAIT: Final = 1.0
@@ -42,13 +45,14 @@ class Prepared(Struct, frozen=True, kw_only=True):
     config: Config
     state: StateDirectory
     source: Source
-    target: Target
+    target: Target | None
     steps: tuple[Step, ...]
 
     def close(self) -> None:
         """Close all directories."""
         self.source.close()
-        self.target.close()
+        if self.target is not None:
+            self.target.close()
         self.state.close()
 
 
@@ -66,15 +70,17 @@ def _prepare(config: Config) -> Prepared:
     source = _open_source(config)
     os.makedirs(config.state_directory, mode=durable.DIRECTORY_MODE, exist_ok=True)
     state = StateDirectory(config.state_directory)
-    target.give(state.descriptor, durable.DIRECTORY_MODE)
-    owner = target.uid if target.kind == "spool" else os.geteuid()
+    if target is not None:
+        target.give(state.descriptor, durable.DIRECTORY_MODE)
+    owner = target.uid if target is not None and target.kind == "spool" else os.geteuid()
     state.check(owner)
     source.check(owner)
     devices = {
         "$.state_directory": os.fstat(state.descriptor).st_dev,
         "$.source": os.fstat(source.input.descriptor).st_dev,
-        "$.requeue": target.device,
     }
+    if target is not None:
+        devices["$.requeue"] = target.device
     for key, device in devices.items():
         if device != devices["$.state_directory"]:
             raise ConfigError("must be on the filesystem of state_directory: messages move by rename and link", key=key)
@@ -83,8 +89,12 @@ def _prepare(config: Config) -> Prepared:
     return Prepared(config=config, state=state, source=source, target=target, steps=steps)
 
 
-def _open_target(config: Config) -> Target:
+def _open_target(config: Config) -> Target | None:
     requeue = config.requeue
+    if isinstance(requeue, SmtpRequeue):
+        if requeue.tls == "verify":
+            make_context(verify=True, ca_file=requeue.ca_file)
+        return None
     if isinstance(requeue, SpoolRequeue):
         target = Target(
             "spool", requeue.spool_directory, split=requeue.split, localhost_number=requeue.localhost_number
@@ -132,13 +142,15 @@ def make_worker(
         queue = config.requeue.queue
         if config.requeue.notify != "none":
             tell = Notifier.for_spool(config.requeue.spool_directory).tell
-    pipeline = make_pipeline(config, prepared.steps, queue=queue)
+    bounces = isinstance(config.requeue, SmtpRequeue) and config.requeue.refused == "bounce"
+    pipeline = make_pipeline(config, prepared.steps, queue=queue, notes_vouched=bounces)
+    destination = _make_destination(prepared, log)
     hand_back = HandBack(
         prepared.state,
-        prepared.target,
+        destination,
         tell=tell,
         source=prepared.source,
-        keep_id=config.requeue.id == "keep",
+        keep_id=isinstance(config.requeue, SmtpRequeue) or config.requeue.id == "keep",
         ordered=durable.keeps_metadata_in_order(prepared.state.descriptor),
     )
     engine = Engine(
@@ -162,7 +174,31 @@ def make_worker(
         scan_seconds=config.scan_seconds,
         orphan_seconds=config.orphan_seconds,
         deadline_seconds=config.deadline_seconds,
+        requeue_seconds=config.requeue.message_seconds if isinstance(config.requeue, SmtpRequeue) else 0.0,
     )
+
+
+def _make_destination(prepared: Prepared, log: FilteringBoundLogger) -> Destination:
+    requeue = prepared.config.requeue
+    if prepared.target is not None:
+        return prepared.target
+    if not isinstance(requeue, SmtpRequeue):
+        raise AssertionError("only a server needs no directory")
+    settings = SmtpSettings(
+        host=requeue.host,
+        port=requeue.port,
+        hostname=prepared.config.hostname,
+        tls=requeue.tls,
+        ca_file=requeue.ca_file,
+        xclient=requeue.xclient,
+        timeout_seconds=requeue.timeout_seconds,
+        message_seconds=requeue.message_seconds,
+        idle_seconds=requeue.idle_seconds,
+        messages_per_connection=requeue.messages_per_connection,
+        recipients_per_message=requeue.recipients_per_message,
+        refused=requeue.refused,
+    )
+    return SmtpDestination(settings, resolver=make_resolver(prepared.config.dns), log=log)
 
 
 class Supervisor:

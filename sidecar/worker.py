@@ -62,12 +62,13 @@ class Worker:
         scan_seconds: float = 30.0,
         orphan_seconds: float = 600.0,
         deadline_seconds: float = 60.0,
+        requeue_seconds: float = 0.0,
     ) -> None:
         self._state, self._source, self._engine = state, source, engine
         self._log = log
         self._once = once
         self._scan_seconds, self._orphan_seconds = scan_seconds, orphan_seconds
-        self._hung_after = deadline_seconds * _GRACE + _PAUSE
+        self._hung_after = deadline_seconds * _GRACE + requeue_seconds * _GRACE + _PAUSE
         self._thread_count = threads
         self._intake = Intake(number, count)
         self._wake = threading.Event()
@@ -113,6 +114,7 @@ class Worker:
                     self._check_hung()
             if self._watch is not None:
                 self._watch.stop()
+            self._engine.close()
         for waiting in self._waiting:
             waiting.job.close()
         if self._waiting or self._left:
