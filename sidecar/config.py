@@ -6,10 +6,12 @@ for an unknown key, the nearest known one.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
 import socket
+from collections.abc import Generator
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
@@ -248,7 +250,7 @@ class Config(PipelineConfig, frozen=True, kw_only=True):
 class BatchConfig(PipelineConfig, frozen=True, kw_only=True):
     """The same file as ``respool batch`` reads it: what concerns the sidecar alone is not looked at."""
 
-    workers: int = msgspec.field(default_factory=lambda: os.cpu_count() or 1)
+    workers: Annotated[int, Meta(ge=1, le=256)] = msgspec.field(default_factory=lambda: os.cpu_count() or 1)
     state_directory: Any = None
     source: Any = None
     requeue: Any = None
@@ -275,17 +277,32 @@ def load(path: str, kind: type[_Type]) -> _Type:
     return decode(content, kind, file=path)
 
 
+@contextlib.contextmanager
+def errors_of(path: str) -> Generator[None]:
+    """Whatever ConfigError is raised within names the configuration at path, and what other file it is about."""
+    try:
+        yield
+    except ConfigError as error:
+        if error.file == path:
+            raise
+        reason = f"{error.file}: {error.reason}" if error.file else error.reason
+        raise ConfigError(reason, file=path, key=error.key) from error
+
+
 def decode(content: bytes, kind: type[_Type], *, file: str) -> _Type:
     """Decode TOML as kind. Raises ConfigError naming file."""
     try:
         return msgspec.toml.decode(content, type=kind)
     except msgspec.ValidationError as error:
-        reason, _, key = str(error).partition(" - at ")
-        raise ConfigError(reason + _nearest(reason), file=file, key=key.strip("`")) from error
+        reason, _, place = str(error).partition(" - at ")
+        field = _FIELD.search(reason)
+        key = (place.strip("`") or "$") + (f".{field[1]}" if field is not None else "")
+        raise ConfigError(reason + _nearest(reason), file=file, key=key) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"not TOML: {error}", file=file) from error
 
 
+_FIELD: Final = re.compile(r"(?:unknown|required) field `([^`]*)`")
 _UNKNOWN: Final = re.compile(r"unknown field `([^`]*)`")
 _SECTIONS: Final = (
     Config, ExportSource, QueueSource, DirectorySource, SpoolRequeue, DirectoryRequeue, SmtpRequeue, EximSection,

@@ -28,8 +28,7 @@ def build_steps(entries: Iterable[ProcessorEntry]) -> tuple[Step, ...]:
             processor = build(entry.use, entry.config)
             condition = _condition(entry)
         except ConfigError as error:
-            inner = f"{key}.{error.key}" if error.key else f"{key}.use"
-            raise ConfigError(error.reason, file=error.file, key=inner) from error
+            raise ConfigError(error.reason, file=error.file, key=f"{key}.{error.key}") from error
         if steps and _phase(processor).rank < _phase(steps[-1].processor).rank:
             before = steps[-1]
             raise ConfigError(
@@ -57,8 +56,8 @@ def make_resolver(section: DnsSection) -> Resolver:
     if section.zone_file is not None:
         try:
             return ZoneResolver.from_file(section.zone_file)
-        except OSError as error:
-            raise ConfigError(f"{section.zone_file}: {error.strerror}", key="$.dns.zone_file") from error
+        except ConfigError as error:
+            raise ConfigError(error.reason, file=error.file, key="$.dns.zone_file") from error
     return DnsResolver(section.nameservers)
 
 

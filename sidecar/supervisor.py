@@ -66,6 +66,7 @@ def prepare(config: Config) -> Prepared:
 
 def _prepare(config: Config) -> Prepared:
     steps = build_steps(config.processor)
+    make_resolver(config.dns)  # each worker makes its own; this one shows that it can
     target = _open_target(config)
     source = _open_source(config)
     os.makedirs(config.state_directory, mode=durable.DIRECTORY_MODE, exist_ok=True)

@@ -26,13 +26,17 @@ EXIT_CONFIG: Final = 78
 COMMANDS: Final = {
     "auth": "auth:auth",
     "batch": "batch:batch",
-    "demo": "demo:demo",
     "check": "check:check",
+    "config": "config:config",
+    "demo": "demo:demo",
     "dmarc": "dmarc:dmarc",
+    "exim-config": "exim_config:exim_config",
     "list": "mailq:list_messages",
     "lookup": "tables:lookup",
     "run": "run:run",
+    "seal": "seal:seal",
     "show": "show:show",
+    "srs": "srs:srs",
     "table": "tables:table",
 }
 
