@@ -229,7 +229,7 @@ class _Server(socketserver.ThreadingTCPServer):
 
     def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
         self.sessions += 1
-        super().process_request(request, client_address)  # type: ignore[arg-type]
+        super().process_request(request, client_address)
 
 
 class ScriptedSmtp:
