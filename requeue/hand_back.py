@@ -115,10 +115,6 @@ class HandBack:
                     ids.append(MessageId(name[:-2]))
         return tuple(Published(message_id, self._queue) for message_id in ids if message_id not in waiting)
 
-    def hang_up(self) -> None:
-        """No more messages come from this worker."""
-        self._target.hang_up()
-
     def settle(self, job: Job) -> None:
         """Forget a finished message: effects, the ledger's mark, out of sight by one rename, removed."""
         effects = read_effects(job)

@@ -97,7 +97,7 @@ class Pipeline:
         self._hostname = hostname
         self._authserv_id = authserv_id
         self._resolver = resolver
-        self._queue = queue
+        self.queue = queue
         self._deadline_seconds = deadline_seconds
         self._clock = clock
 
@@ -116,7 +116,7 @@ class Pipeline:
         reasons: list[str] = []
         notices: list[Output] = []
         effects: list[Effect] = []
-        parts = deque([_Part(message=message, position=0, queue=self._queue)])
+        parts = deque([_Part(message=message, position=0, queue=self.queue)])
         while parts:
             part = parts.popleft()
             if part.position == len(self._steps):
@@ -196,7 +196,7 @@ class Pipeline:
     def _notices(self, part: _Part, bounce: api.Bounce, now: float) -> list[Output]:
         failure = Failure(reason=bounce.reason, status=bounce.status)
         made = bounce_notices(part.message, failure, hostname=self._hostname, now=now)
-        return [Output(message=notice, original_body=False, queue=self._queue, is_notice=True) for notice in made]
+        return [Output(message=notice, original_body=False, queue=self.queue, is_notice=True) for notice in made]
 
 
 def _labels(steps: tuple[Step, ...]) -> tuple[str, ...]:

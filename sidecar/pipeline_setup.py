@@ -62,7 +62,13 @@ def make_resolver(section: DnsSection) -> Resolver:
 
 
 def make_pipeline(
-    config: PipelineConfig, steps: tuple[Step, ...], *, queue: str = "", notes_vouched: bool = False
+    config: PipelineConfig,
+    steps: tuple[Step, ...],
+    *,
+    queue: str = "",
+    first_wait_seconds: float = 60.0,
+    longest_wait_seconds: float = 3600.0,
+    notes_vouched: bool = False,
 ) -> Pipeline:
     """The pipeline of a worker. queue is where outputs go unless a processor says otherwise.
 
@@ -77,4 +83,6 @@ def make_pipeline(
         queue=queue,
         deadline_seconds=config.deadline_seconds,
         notes_vouched=notes_vouched,
+        first_wait_seconds=first_wait_seconds,
+        longest_wait_seconds=longest_wait_seconds,
     )
