@@ -82,6 +82,7 @@ class Worker:
         scan_seconds: float = 30.0,
         orphan_seconds: float = 600.0,
         deadline_seconds: float = 60.0,
+        requeue_seconds: float = 0.0,
         ledger: Ledger | None = None,
         drop_after_seconds: float | None = None,
         at_end: Callable[[], None] | None = None,
@@ -103,7 +104,7 @@ class Worker:
         self._log = log
         self._once = once
         self._scan_seconds, self._orphan_seconds = scan_seconds, orphan_seconds
-        self._hung_after = deadline_seconds * _GRACE + _PAUSE
+        self._hung_after = deadline_seconds * _GRACE + requeue_seconds * _GRACE + _PAUSE
         self._thread_count = threads
         self._intake = Intake(number, count)
         self._wake = threading.Event()
