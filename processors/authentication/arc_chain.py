@@ -35,8 +35,8 @@ _REMOTE_IP: Final = re.compile(rb"[;\s]smtp\.remote-ip\s{0,20}=\s{0,20}\"?([0-9A
 class ArcSet(Struct, frozen=True, kw_only=True):
     """One set: where its fields stand in the message, -1 for a missing one, and what is needed of them.
 
-    seal_cv is ``cv=`` of the seal; seal_domain its ``d=`` as text; remote_ip is
-    smtp.remote-ip of the AAR. Empty where absent.
+    seal_cv is ``cv=`` of the seal; seal_domain and seal_selector its ``d=`` and ``s=`` as
+    text; remote_ip is smtp.remote-ip of the AAR. Empty where absent.
     """
 
     instance: int
@@ -45,6 +45,7 @@ class ArcSet(Struct, frozen=True, kw_only=True):
     seal: int = -1
     seal_cv: bytes = b""
     seal_domain: str = ""
+    seal_selector: str = ""
     remote_ip: str = ""
 
 
@@ -106,7 +107,7 @@ def _arc_fields(message: AuthenticatedMessage) -> Iterator[tuple[int, bytes]]:
 
 def _insert(sets: dict[int, ArcSet], message: AuthenticatedMessage, index: int, name: bytes) -> None:
     value = message.value(index)
-    seal_cv, seal_domain, remote_ip = b"", "", ""
+    seal_cv, seal_domain, seal_selector, remote_ip = b"", "", "", ""
     if name == AAR:
         instance = parse_aar_instance(value)
         if instance == 0:
@@ -122,6 +123,7 @@ def _insert(sets: dict[int, ArcSet], message: AuthenticatedMessage, index: int, 
         if name == SEAL:
             seal_cv = tags.get(b"cv", b"")
             seal_domain = tags.get(b"d", b"")[:253].decode("ascii", "replace").lower()
+            seal_selector = tags.get(b"s", b"")[:253].decode("ascii", "replace").lower()
     if instance > MAX_INSTANCE:
         raise SignatureSyntaxError("overlarge instance number")
     arc_set = sets.get(instance) or ArcSet(instance=instance)
@@ -130,7 +132,9 @@ def _insert(sets: dict[int, ArcSet], message: AuthenticatedMessage, index: int, 
     elif name == AMS and arc_set.ams < 0:
         sets[instance] = replace(arc_set, ams=index)
     elif name == SEAL and arc_set.seal < 0:
-        sets[instance] = replace(arc_set, seal=index, seal_cv=seal_cv, seal_domain=seal_domain)
+        sets[instance] = replace(
+            arc_set, seal=index, seal_cv=seal_cv, seal_domain=seal_domain, seal_selector=seal_selector
+        )
     else:
         raise SignatureSyntaxError("dup hdr")
 
