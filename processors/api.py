@@ -72,6 +72,17 @@ class Hold(Struct, frozen=True, kw_only=True, tag="hold"):
     reason: str
 
 
+class Bounce(Struct, frozen=True, kw_only=True, tag="bounce"):
+    """Tell the sender that the message is not delivered, and drop it.
+
+    reason is for the sender to read; status is the enhanced status code (RFC 3463). Becomes
+    a hold where a notice could hit somebody who never sent the message.
+    """
+
+    reason: str
+    status: str = "5.7.1"
+
+
 class Part(Struct, frozen=True):
     """Some recipients of a split message, with edits for them only.
 
@@ -93,7 +104,7 @@ class Split(Struct, frozen=True, kw_only=True, tag="split"):
     reason: str = ""
 
 
-Verdict = Proceed | Freeze | Discard | Defer | Hold | Split
+Verdict = Proceed | Freeze | Discard | Defer | Hold | Bounce | Split
 
 
 def proceed(*edits: Edit, results: tuple[AuthResult, ...] = (), reason: str = "") -> Proceed:
@@ -119,6 +130,11 @@ def defer(reason: str, retry_after: float | None = None) -> Defer:
 def hold(reason: str) -> Hold:
     """Keep the original in ``held/``."""
     return Hold(reason=reason)
+
+
+def bounce(reason: str, *, status: str = "5.7.1") -> Bounce:
+    """Return the message to its sender with reason (a DSN, RFC 3464), or hold it: see Bounce."""
+    return Bounce(reason=reason, status=status)
 
 
 def split(*parts: Part, reason: str = "") -> Split:

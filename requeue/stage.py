@@ -16,6 +16,7 @@ from ..spool.editing import modern_recipients, with_id
 from ..spool.header_file import render_header_file
 from ..spool.ids import MessageId
 from . import durable
+from .bounce import with_own_id
 from .effects import Effect, render_plan
 from .job import OUT, PLAN, STAGING, Job, OutputName
 from .plan import Output
@@ -36,11 +37,18 @@ def stage(
     staging = durable.open_directory(STAGING, at=job.descriptor)
     try:
         for number, output in enumerate(outputs):
-            kept = number == 0 and keep_id and target.accepts(job.id) and _may_keep_id(job, output.queue, target)
+            kept = (
+                number == 0
+                and keep_id
+                and not output.is_notice
+                and target.accepts(job.id)
+                and _may_keep_id(job, output.queue, target)
+            )
             message_id = job.id if kept else target.mint(job.id)
             _write_data(job, staging, message_id, output, target)
+            named = with_own_id if output.is_notice else with_id
             # Of #1 and #2 recipients a modern Exim loses a byte or the flags (spool_in.c).
-            content = render_header_file(modern_recipients(with_id(output.message.envelope, message_id)))
+            content = render_header_file(modern_recipients(named(output.message.envelope, message_id)))
             write_new(OutputName(number, output.queue).name, content, at=staging, target=target)
         if effects:
             write_new(PLAN, render_plan(effects), at=staging, target=target)

@@ -15,6 +15,7 @@ from .errors import (
     TemporaryError,
 )
 from .processors.api import (
+    Bounce,
     Context,
     Defer,
     Discard,
@@ -27,6 +28,7 @@ from .processors.api import (
     ProcessorConfig,
     Split,
     Verdict,
+    bounce,
     defer,
     discard,
     freeze,
@@ -63,6 +65,7 @@ __all__ = [
     "AddRecipient",
     "AuthResult",
     "Body",
+    "Bounce",
     "ConfigError",
     "ConflictError",
     "Context",
@@ -102,6 +105,7 @@ __all__ = [
     "Verdict",
     "add_header",
     "add_recipient",
+    "bounce",
     "defer",
     "discard",
     "freeze",

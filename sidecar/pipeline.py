@@ -22,11 +22,13 @@ from ..processors import api
 from ..processors.conditions import Condition
 from ..processors.edits import Edit, apply, divide
 from ..processors.results import AuthResult
+from ..requeue.bounce import Failure, bounce_notices
 from ..requeue.effects import Effect
 from ..requeue.plan import Defer, Hold, Output, Plan, Requeue
 from ..spool.editing import freeze
 from ..spool.ids import MessageId
 from ..spool.message import Message
+from .backscatter import why_not_bounce
 
 OnError = Literal["defer", "skip", "hold"]
 
@@ -103,13 +105,15 @@ class Pipeline:
         """What shall become of message. released names processors whose hold is overridden.
 
         defer and hold concern the whole message, also from one part of a split one: nothing
-        of it is published then. discard concerns its part alone.
+        of it is published then. discard and bounce concern their part alone; a bounce that
+        might hit somebody who never sent the message becomes a hold.
         """
         deadline, now = time.monotonic() + self._deadline_seconds, self._clock()
         trace: list[Traced] = []
         finished: list[_Part] = []
         reasons: list[str] = []
         effects: list[Effect] = []
+        notices: list[Output] = []
         parts = deque([_Part(message=message, position=0, queue=self._queue)])
         while parts:
             part = parts.popleft()
@@ -141,10 +145,17 @@ class Pipeline:
                     return Outcome(plan=Hold(reason=following.reason, processor=step.name), trace=tuple(trace))
                 case api.Discard():
                     reasons.append(f"{step.name}: {following.reason}")
+                case api.Bounce():
+                    doubt = why_not_bounce(message, part.results)
+                    if doubt:
+                        reason = f"{following.reason} (not bounced: {doubt})"
+                        return Outcome(plan=Hold(reason=reason, processor=step.name), trace=tuple(trace))
+                    reasons.append(f"{step.name}: bounced: {following.reason}")
+                    notices += self._notices(part, following, now)
                 case _:
                     parts.extendleft(reversed(following))
         reasons.extend(part.frozen_for for part in finished if part.frozen_for)
-        outputs = tuple(_output(part, now) for part in finished)
+        outputs = (*(_output(part, now) for part in finished), *notices)
         plan = Requeue(outputs=outputs, reason="; ".join(reasons), effects=tuple(effects))
         return Outcome(plan=plan, trace=tuple(trace))
 
@@ -166,6 +177,11 @@ class Pipeline:
                 log.error("effect.lost", key=effect.key, kind=effect.kind, reason="the processor is no longer configured")
                 continue
             _run_effect(step, effect, log)
+
+    def _notices(self, part: _Part, bounce: api.Bounce, now: float) -> list[Output]:
+        failure = Failure(reason=bounce.reason, status=bounce.status)
+        made = bounce_notices(part.message, failure, hostname=self._hostname, now=now)
+        return [Output(message=notice, original_body=False, queue=self._queue, is_notice=True) for notice in made]
 
 
 def _labels(steps: tuple[Step, ...]) -> tuple[str, ...]:
@@ -193,7 +209,7 @@ def _output(part: _Part, now: float) -> Output:
     return Output(message=message, original_body=part.original_body, queue=part.queue)
 
 
-_Following = list[_Part] | api.Defer | api.Hold | api.Discard
+_Following = list[_Part] | api.Defer | api.Hold | api.Discard | api.Bounce
 
 
 def _call(step: Step, part: _Part, context: api.Context, *, released: bool) -> tuple[Traced, _Following]:
@@ -256,9 +272,9 @@ def _follow(step: Step, part: _Part, verdict: api.Verdict, *, released: bool) ->
             return [_after(part, part.message, verdict.edits, results=verdict.results)]
         case api.Freeze():
             return [_after(part, part.message, verdict.edits, frozen_for=f"{step.name}: {verdict.reason}")]
-        case api.Hold() if released:
+        case api.Hold() | api.Bounce() if released:
             return [_after(part, part.message)]
-        case api.Defer() | api.Hold() | api.Discard():
+        case api.Defer() | api.Hold() | api.Discard() | api.Bounce():
             return verdict
         case api.Split():
             divided = divide(part.message, tuple(piece.recipients for piece in verdict.parts))
