@@ -10,17 +10,15 @@ raises nothing; run_effect() TemporaryError or OSError, after which it is run ag
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 from structlog.typing import FilteringBoundLogger
 
-from ..errors import ConfigError
 from ..spool.message import Message
 from .api import Context, Effect, Processor, ProcessorConfig, Verdict, proceed
 from .authentication.dmarc import DmarcResult
-from .dmarc_history_file import append
+from .dmarc_history_file import append, check_history_path
 from .dmarc_history_record import ACCEPT, QUARANTINE, REJECT, record_of, render_record
 from .dmarc_policy import ACTION_VARIABLE
 
@@ -56,7 +54,7 @@ class DmarcHistory(Processor[Config]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        check_history_path(config.file, key="$.file")
+        check_history_path(config.file, key="config.file")
 
     def process(self, message: Message, context: Context) -> Verdict:
         """Declare the record of message, if it has one."""
@@ -81,14 +79,3 @@ class DmarcHistory(Processor[Config]):
         if dmarc is None or not self.config.routers_act:
             return ACCEPT
         return _DISPOSITIONS[dmarc.disposition]
-
-
-def check_history_path(path: str, *, key: str) -> None:
-    """Raise ConfigError unless a file can be made at path."""
-    if not os.path.isabs(path):
-        raise ConfigError("a history file needs a path from the root", key=key)
-    directory = os.path.dirname(path)
-    if not os.path.isdir(directory):
-        raise ConfigError(f"{directory} is no directory", key=key)
-    if os.path.lexists(path) and (os.path.islink(path) or not os.path.isfile(path)):
-        raise ConfigError(f"{path} is no regular file", key=key)

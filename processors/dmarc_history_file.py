@@ -18,13 +18,24 @@ import time
 from collections.abc import Iterator
 from typing import BinaryIO, Final
 
-from ..errors import TemporaryError
+from ..errors import ConfigError, TemporaryError
 
 MODE: Final = 0o640
 #: How long a writer waits for the lock, in seconds; then it tries again with the next effect.
 PATIENCE: Final = 5.0
 _RETRY: Final = 0.02
 _MOST_RENAMES: Final = 100
+
+
+def check_history_path(path: str, *, key: str) -> None:
+    """Raise ConfigError unless a file can be made at path."""
+    if not os.path.isabs(path):
+        raise ConfigError("a history file needs a path from the root", key=key)
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        raise ConfigError(f"{directory} is no directory", key=key)
+    if os.path.lexists(path) and (os.path.islink(path) or not os.path.isfile(path)):
+        raise ConfigError(f"{path} is no regular file", key=key)
 
 
 def append(path: str, record: bytes, *, sync: bool = False, patience: float = PATIENCE) -> None:

@@ -30,6 +30,7 @@ from ..spool.ids import MessageId
 from ..spool.message import Message
 from .backscatter import why_not_bounce
 
+_ENDINGS = (api.Hold, api.Bounce)
 OnError = Literal["defer", "skip", "hold"]
 
 
@@ -133,7 +134,11 @@ class Pipeline:
             )
             traced, following = _call(step, part, context, released=step.name in released)
             trace.append(traced)
-            for kind, payload in context.effects.declared if traced.error is None else ():
+            # A hold or bounce that an operator overrode has not happened, nor what goes with it.
+            happened = traced.error is None and not (
+                isinstance(traced.verdict, _ENDINGS) and isinstance(following, list)
+            )
+            for kind, payload in context.effects.declared if happened else ():
                 label = self._labels[part.position]
                 effects.append(Effect(processor=label, number=len(effects), kind=kind, payload=payload))
             match following:
@@ -156,15 +161,17 @@ class Pipeline:
                     parts.extendleft(reversed(following))
         reasons.extend(part.frozen_for for part in finished if part.frozen_for)
         outputs = (*(_output(part, now) for part in finished), *notices)
-        plan = Requeue(outputs=outputs, reason="; ".join(reasons), effects=tuple(effects))
-        return Outcome(plan=plan, trace=tuple(trace))
+        requeue = Requeue(outputs=outputs, reason="; ".join(reasons), effects=tuple(effects))
+        return Outcome(plan=requeue, trace=tuple(trace))
 
     def backoff(self, attempt: int) -> float:
         """Seconds until the next attempt: doubling, with a jitter of a fifth so that a crowd spreads."""
         wait = min(self._first_wait_seconds * 2.0 ** min(attempt - 1, 40), self._longest_wait_seconds)
         return wait * random.uniform(0.8, 1.2)  # noqa: S311 no secret
 
-    def run_effects(self, message_id: MessageId, claim: int, effects: tuple[Effect, ...], log: FilteringBoundLogger) -> None:
+    def run_effects(
+        self, message_id: MessageId, claim: int, effects: tuple[Effect, ...], log: FilteringBoundLogger
+    ) -> None:
         """Run effects of a committed message. Raises TemporaryError or OSError where one has to be tried again."""
         steps = dict(zip(self._labels, self._steps, strict=True))
         for stored in effects:
@@ -174,7 +181,9 @@ class Pipeline:
             )  # fmt: skip
             step = steps.get(stored.processor)
             if step is None:
-                log.error("effect.lost", key=effect.key, kind=effect.kind, reason="the processor is no longer configured")
+                log.error(
+                    "effect.lost", key=effect.key, kind=effect.kind, reason="the processor is no longer configured"
+                )
                 continue
             _run_effect(step, effect, log)
 
