@@ -236,8 +236,8 @@ def _signature(text: str) -> Signature:
 
 
 def _word(text: str) -> str:
-    """Text if it is one word that fits its column, else nothing."""
-    return text if len(text) <= LONGEST_VALUE and _WORD.fullmatch(text) else ""
+    """Text if it is one word that fits its column, else nothing; ``-`` is nothing to the importer."""
+    return text if len(text) <= LONGEST_VALUE and _WORD.fullmatch(text) and text != "-" else ""
 
 
 def _sender_domain(message: Message) -> str:

@@ -297,11 +297,11 @@ class _File:
         self._environment.close()
 
     def read(self, work: Callable[[Any], Any]) -> Any:
-        """work's answer, given a transaction that sees every change made before the call."""
+        """Work's answer, given a transaction that sees every change made before the call."""
         return self._run(work, write=False)
 
     def change(self, work: Callable[[Any], Any]) -> Any:
-        """work's answer, given a transaction that is committed on return; work may run more than once."""
+        """Work's answer, given a transaction that is committed on return; work may run more than once."""
         mine = _Request(work)
         with self._condition:
             self._waiting.append(mine)
