@@ -60,7 +60,8 @@ class SpoolRequeue(_Section, frozen=True, kw_only=True, tag_field="kind", tag="s
         ),
     ] = "auto"
     notifier_socket: Annotated[
-        str, Meta(description="Exim's notifier_socket; empty for its default, exim_daemon_notify in the spool directory.")
+        str,
+        Meta(description="Exim's notifier_socket; empty for its default, exim_daemon_notify in the spool directory."),
     ] = ""
     id_format: Annotated[
         Literal["same", "short", "long"],

@@ -113,8 +113,8 @@ class Pipeline:
         trace: list[Traced] = []
         finished: list[_Part] = []
         reasons: list[str] = []
-        effects: list[Effect] = []
         notices: list[Output] = []
+        effects: list[Effect] = []
         parts = deque([_Part(message=message, position=0, queue=self._queue)])
         while parts:
             part = parts.popleft()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from email import message_from_bytes
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,11 @@ def bounced(exim: Exim, sidecar: Sidecar, message_id: str) -> tuple[Delivery, ..
     return (delivery,)
 
 
+def payload(email: Any) -> list[Any]:
+    parts: list[Any] = email.get_payload()
+    return parts
+
+
 def by_perl(content: bytes) -> list[str]:
     result = subprocess.run(["perl", str(PARSER)], input=content, capture_output=True, check=True)
     return result.stdout.decode().splitlines()
@@ -71,9 +77,9 @@ def test_delivered_and_parsed(exim: Exim) -> None:
     assert email["X-Failed-Recipients"] == "x@one.example"
     assert delivery.id in email["Received"]
     assert email["Message-Id"] == f"<E{delivery.id}@mx.example.org>"
-    text, status, returned = email.get_payload()
+    text, status, returned = payload(email)
     assert "This list is closed" in text.get_payload()
-    per_message, per_recipient = status.get_payload()
+    per_message, per_recipient = payload(status)
     assert per_message["Original-Envelope-Id"] == "my+id"
     assert per_recipient["Original-Recipient"] == "rfc822;o+x@one.example"
     assert per_recipient["Status"] == "5.1.1"
@@ -93,7 +99,7 @@ def test_returned_whole_and_smtputf8(exim: Exim) -> None:
     )  # fmt: skip
     (delivery,) = bounced(exim, sidecar, message_id)
     email = message_from_bytes(delivery.content)
-    assert [part.get_content_type() for part in email.get_payload()] == [
+    assert [part.get_content_type() for part in payload(email)] == [
         "text/plain", "message/global-delivery-status", "message/global",
     ]  # fmt: skip
     assert b"\nFinal-Recipient: utf-8;b\xc3\xbccher@one.example\n" in delivery.content
