@@ -141,6 +141,7 @@ class Pipeline:
             for kind, payload in context.effects.declared if happened else ():
                 label = self._labels[part.position]
                 effects.append(Effect(processor=label, number=len(effects), kind=kind, payload=payload))
+            notices += [self._notice(notice) for notice in context.notices.sent] if happened else []
             match following:
                 case api.Defer():
                     wait = self.backoff(attempt) if following.retry_after is None else following.retry_after
@@ -190,7 +191,10 @@ class Pipeline:
     def _notices(self, part: _Part, bounce: api.Bounce, now: float) -> list[Output]:
         failure = Failure(reason=bounce.reason, status=bounce.status)
         made = bounce_notices(part.message, failure, hostname=self._hostname, now=now)
-        return [Output(message=notice, original_body=False, queue=self._queue, is_notice=True) for notice in made]
+        return [self._notice(notice) for notice in made]
+
+    def _notice(self, message: Message) -> Output:
+        return Output(message=message, original_body=False, queue=self._queue, is_notice=True)
 
 
 def _labels(steps: tuple[Step, ...]) -> tuple[str, ...]:
