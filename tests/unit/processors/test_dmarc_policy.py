@@ -51,6 +51,7 @@ def test_by_itself_it_only_says_what_it_would_do() -> None:
     message = mail()
     verdict = judge(message)
     assert told(message, verdict) == ("none", "example.com failed DMARC; example.com asks for reject")
+    assert isinstance(verdict, Proceed)
     assert apply(message, verdict.edits).message.headers == message.headers
 
 
@@ -58,11 +59,11 @@ def test_by_itself_it_only_says_what_it_would_do() -> None:
     ("action", "kind"),
     [("freeze", Freeze), ("hold", Hold), ("bounce", Bounce), ("discard", Discard)],
 )
-def test_each_action(action: str, kind: type) -> None:
+def test_each_action(action: str, kind: type[Freeze | Hold | Bounce | Discard]) -> None:
     for message, config in ((mail(), {"reject": action}), (mail(b"x@careful.example"), {"quarantine": action})):
         verdict = judge(message, **config)
         assert isinstance(verdict, kind)
-        assert "failed DMARC" in verdict.reason  # type: ignore[union-attr]
+        assert "failed DMARC" in verdict.reason
         assert isinstance(judge(message), Proceed)
 
 
