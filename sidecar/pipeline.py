@@ -96,7 +96,7 @@ class Pipeline:
         self._hostname = hostname
         self._authserv_id = authserv_id
         self._resolver = resolver
-        self._queue = queue
+        self.queue = queue
         self._deadline_seconds = deadline_seconds
         self._clock = clock
 
@@ -115,7 +115,7 @@ class Pipeline:
         reasons: list[str] = []
         notices: list[Output] = []
         effects: list[Effect] = []
-        parts = deque([_Part(message=message, position=0, queue=self._queue)])
+        parts = deque([_Part(message=message, position=0, queue=self.queue)])
         while parts:
             part = parts.popleft()
             if part.position == len(self._steps):
@@ -194,7 +194,7 @@ class Pipeline:
         return [self._notice(notice) for notice in made]
 
     def _notice(self, message: Message) -> Output:
-        return Output(message=message, original_body=False, queue=self._queue, is_notice=True)
+        return Output(message=message, original_body=False, queue=self.queue, is_notice=True)
 
 
 def _labels(steps: tuple[Step, ...]) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ def feedback(message: Message) -> dict[str, str]:
     assert [part.get_content_type() for part in parts] == [
         "text/plain", "message/feedback-report", "text/rfc822-headers",
     ]  # fmt: skip
-    inner = parts[1].get_payload()
+    inner: Any = parts[1].get_payload()
     fields = inner[0] if isinstance(inner, list) else email.message_from_string(str(inner))
     assert not fields.defects
     names = [name for name in fields.keys() if name != "Original-Rcpt-To"]  # noqa: SIM118
