@@ -78,7 +78,7 @@ class Seal(Struct, frozen=True):
 
 
 class HistoryRecord(Struct, frozen=True, kw_only=True):
-    """One evaluated message; the fields are the file's lines. adkim to sp are ASCII codes, 0 for absent."""
+    """One evaluated message; the fields are the file's lines. adkim to sp are ASCII codes, sp is 0 where absent."""
 
     job: str
     reporter: str
@@ -143,10 +143,11 @@ def record_of(
         policy=_policy_code(dmarc),
         rua=_addresses(record),
         pct=record.percent,
-        adkim=_mode(record, "adkim", strict=record.strict_dkim),
-        aspf=_mode(record, "aspf", strict=record.strict_spf),
-        p=_letter(record.policy),
-        sp=_letter(record.subdomain_policy),
+        # What counts where the tag is absent or bad, since opendmarc-reports calls 0 "unknown"; it knows sp=0.
+        adkim=ord("s" if record.strict_dkim else "r"),
+        aspf=ord("s" if record.strict_spf else "r"),
+        p=_letter(record.policy or Policy.NONE),
+        sp=0 if record.subdomain_policy is None else _letter(record.subdomain_policy),
         align_dkim=_ALIGNED if dmarc.alignment.dkim else _NOT_ALIGNED,
         align_spf=_ALIGNED if dmarc.alignment.spf else _NOT_ALIGNED,
         action=action,
@@ -269,12 +270,8 @@ def _addresses(record: DmarcRecord) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def _mode(record: DmarcRecord, tag: str, *, strict: bool) -> int:
-    return ord("s" if strict else "r") if tag in record.tags else 0
-
-
-def _letter(policy: Policy | None) -> int:
-    return 0 if policy is None else ord(policy.value[0])
+def _letter(policy: Policy) -> int:
+    return ord(policy.value[0])
 
 
 def _arc_code(arc: ArcResult | None) -> int:

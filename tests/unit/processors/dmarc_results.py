@@ -22,6 +22,7 @@ ZONE: Zone = {
     },
     "_dmarc.careful.example": {"TXT": (b"v=DMARC1; p=quarantine",)},
     "_dmarc.testing.example": {"TXT": (b"v=DMARC1; p=reject; t=y",)},
+    "_dmarc.unclear.example": {"TXT": (b"v=DMARC1; p=rejekt; rua=mailto:a@unclear.example",)},
     "_dmarc.watching.example": {"TXT": (b"v=DMARC1; p=none; rua=mailto:a@watching.example",)},
 }
 

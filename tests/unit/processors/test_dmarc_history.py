@@ -53,7 +53,7 @@ policy 16
 rua mailto:a@example.com
 rua mailto:b@example.org!5m
 pct 50
-adkim 0
+adkim 114
 aspf 115
 p 114
 sp 110
@@ -106,7 +106,8 @@ def test_the_older_form() -> None:
         (make_message(sender=b"", host=FORGED), [b"mfrom mail.example.com"]),
         (make_message(sender=b"", helo=b"[203.0.113.9]", host=FORGED), [b"mfrom unknown.invalid"]),
         (make_message(sender=b"x@a b\n", host=FORGED), [b"mfrom unknown.invalid"]),
-        (make_message([(b"From", b"x@careful.example")]), [b"policy 17", b"rua -", b"sp 0", b"p 113", b"adkim 0"]),
+        (make_message([(b"From", b"x@careful.example")]), [b"policy 17", b"rua -", b"sp 0", b"p 113", b"adkim 114"]),
+        (make_message([(b"From", b"x@unclear.example")]), [b"p 110", b"policy 18"]),
         (make_message([(b"From", b"x@watching.example")]), [b"policy 18", b"p 110"]),
         (make_message([(b"From", b"x@testing.example")]), [b"policy 17", b"p 114"]),
         (make_message([(b"From", b"x@sub.example.com")]), [b"from sub.example.com", b"pdomain example.com"]),
