@@ -11,11 +11,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint unit bench campaign system setup lock clean
+.PHONY: help demo test lint unit bench campaign system peers setup lock clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
-	@echo "also: lint unit bench campaign system setup lock clean"
+	@echo "also: lint unit bench campaign system peers setup lock clean"
 
 demo: $(READY)
 	$(BIN)/respool demo --dir demo
@@ -43,6 +43,11 @@ campaign: $(READY)
 
 system:
 	.ci/system
+
+# Python programs that tests hand our output to; in an environment of their own, since they need much.
+peers:
+	$(PYTHON) -m venv build/peers
+	build/peers/bin/python -m pip install --quiet parsedmarc==11.1.0
 
 setup: $(READY)
 

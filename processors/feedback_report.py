@@ -21,7 +21,6 @@ AuthFailure = Literal["dmarc", "spf", "signature", "bodyhash"]
 Delivery = Literal["", "delivered", "spam", "policy", "reject", "other"]
 
 _LONGEST_VALUE: Final = 900
-_FOLD_AT: Final = 78
 _UNSHOWN: Final = re.compile(r"[^ -~]+")
 _USER_AGENT: Final = "respool/1"
 
@@ -118,7 +117,7 @@ def _fields(report: FeedbackReport) -> Iterator[bytes]:
     yield _field("Version", "1")
     yield _field("User-Agent", _USER_AGENT)
     yield _field("Auth-Failure", report.auth_failure)
-    yield _field("Authentication-Results", report.results)
+    yield _field("Authentication-Results", _whole_results(report.results))
     yield _field("Identity-Alignment", ", ".join(report.failed) or "none")
     yield _field("Original-Envelope-Id", report.message_id)
     yield _field("Original-Mail-From", f"<{report.mail_from.decode('ascii', 'replace')}>")
@@ -142,16 +141,14 @@ def _fields(report: FeedbackReport) -> Iterator[bytes]:
 
 
 def _field(name: str, value: str) -> bytes:
-    """One field, folded at blanks; reading it back gives the value in one line."""
-    lines: list[str] = []
-    line = f"{name}:"
-    for word in _line(value).split(" "):
-        if len(line) + 1 + len(word) > _FOLD_AT and line != f"{name}:" and line.strip():
-            lines.append(line)
-            line = ""
-        line += f" {word}"
-    lines.append(line)
-    return "\n".join(lines).encode("ascii") + b"\n"
+    """One field in one line of fewer than 998 bytes: known readers of reports take no folded ones."""
+    return f"{name}: {_line(value)}\n".encode("ascii")
+
+
+def _whole_results(value: str) -> str:
+    """As many whole results as fit a field."""
+    line = " ".join(value.split())
+    return line if len(line) <= _LONGEST_VALUE else line[:_LONGEST_VALUE].rpartition(";")[0]
 
 
 def _line(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import json
 import subprocess
 import sys
 from email.message import EmailMessage
@@ -28,6 +29,7 @@ from respool.spool.envelope import Header
 from respool.spool.header_file import parse_header_file, render_header_file
 from respool.spool.ids import MessageId
 from respool.spool.message import Message
+from tests.conftest import PEERS
 
 from .authentication.fake_dns import TROUBLE, FakeResolver
 from .dmarc_results import Zone, results_for
@@ -431,3 +433,32 @@ def test_a_key_is_read(tmp_path: Path) -> None:
 
 def test_the_subject_is_private_by_default() -> None:
     assert not {"subject", "references"} & {name.lower() for name in DEFAULT_FIELDS}
+
+
+PARSE = """
+import json, sys, parsedmarc
+print(json.dumps(parsedmarc.parse_report_email(sys.stdin.buffer.read(), offline=True), default=str))
+"""
+
+
+@pytest.mark.peer("parsedmarc")
+def test_parsedmarc_reads_it(tmp_path: Path) -> None:
+    message = make_message(HEADERS, host=FORGED, recipients=[b"victim@local.example"])
+    dkim = DkimResult(result=Result.FAIL, domain="mail.example.com", selector="s1", identity="u@mail.example.com")
+    (report,) = send(tmp_path, message, zone(), dkim, sender="dmarc@reports.example", recipients=True)
+    raw = b"".join(header.raw for header in report.sent_headers) + b"\n" + b"".join(report.body.chunks())
+    done = subprocess.run([PEERS / "python", "-c", PARSE], input=raw, capture_output=True, check=True, timeout=120)
+    document = json.loads(done.stdout)
+    assert document["report_type"] == "failure"
+    read = document["report"]
+    assert {name: read[name] for name in ("feedback_type", "auth_failure", "reported_domain", "dkim_selector")} == {
+        "feedback_type": "auth-failure", "auth_failure": ["dmarc"], "reported_domain": "example.com",
+        "dkim_selector": "s1",
+    }  # fmt: skip
+    assert read["source"]["ip_address"] == "203.0.113.9"
+    assert read["arrival_date_utc"] == "2023-11-14 22:13:20"
+    assert read["authentication_mechanisms"] == ["dkim", "spf"]
+    assert "dmarc=fail header.from=example.com" in read["authentication_results"]
+    assert read["original_rcpt_to"] == "<redacted@local.example>"
+    assert read["parsed_sample"]["from"]["address"] == "boss@example.com"
+    assert read["sample_headers_only"] is True
