@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import os
+import re
 import stat
 import sys
 from functools import cache
@@ -57,13 +58,59 @@ def _is_processor(value: object) -> TypeGuard[type[Processor[Any]]]:
 
 
 def build(use: str, config: dict[str, Any]) -> Processor[Any]:
-    """The processor that ``use`` names, with its config table decoded. Raises ConfigError."""
-    processor_class = find(use)
+    """The processor that ``use`` names, with its config table decoded.
+
+    Raises ConfigError whose key is the place within the entry: ``use``, or ``config`` and
+    the way to the setting below it (``config.keys[0].selector``).
+    """
+    try:
+        processor_class = find(use)
+    except ConfigError as error:
+        raise ConfigError(error.reason, file=error.file, key="use") from error
     try:
         decoded = msgspec.convert(config, processor_class.config_type)
     except msgspec.ValidationError as error:
-        raise ConfigError(str(error), key="config") from error
-    return processor_class(decoded)
+        raise _config_error(str(error), processor_class.config_type) from error
+    try:
+        return processor_class(decoded)
+    except ConfigError as error:
+        place = error.key.removeprefix("$").removeprefix(".").removeprefix("config").removeprefix(".")
+        raise ConfigError(error.reason, file=error.file, key=_below(place)) from error
+
+
+_FIELD: Final = re.compile(r"(?:unknown|required) field `([^`]*)`")
+
+
+def _config_error(text: str, config_type: type[msgspec.Struct]) -> ConfigError:
+    """What msgspec says of a config table, with the whole way to the setting and the nearest known name."""
+    reason, _, place = text.partition(" - at ")
+    key = place.strip("`").removeprefix("$").removeprefix(".")
+    field = _FIELD.search(reason)
+    if field is not None:
+        key = f"{key}.{field[1]}".removeprefix(".")
+        if "unknown" in reason:
+            known = _settings(config_type)
+            near = difflib.get_close_matches(field[1], known, n=1)
+            reason += f"; did you mean `{near[0]}`?" if near else f"; known are {', '.join(known)}"
+    return ConfigError(reason, key=_below(key))
+
+
+def _below(place: str) -> str:
+    return f"config.{place}" if place else "config"
+
+
+def _settings(config_type: type[msgspec.Struct]) -> list[str]:
+    """The names of all settings of a config table, and of the tables in it."""
+    names: list[str] = []
+    kinds: list[Any] = [msgspec.inspect.type_info(config_type)]
+    while kinds:
+        kind = kinds.pop()
+        for field in getattr(kind, "fields", ()):
+            names.append(field.encode_name)
+            kinds.append(field.type)
+        kinds += [inner for name in ("type", "item_type") if (inner := getattr(kind, name, None)) is not None]
+        kinds += getattr(kind, "types", ())
+    return sorted(set(names))
 
 
 def _load_file(use: str) -> object:

@@ -39,6 +39,8 @@ from .delivery_status import (
 LONGEST_RETURNED: Final = 100 * 1024
 #: Of the headers of a message never more is returned.
 LONGEST_RETURNED_HEADERS: Final = 64 * 1024
+#: The ACL variable by which an output says that a notice may go to its sender; it never leaves respool.
+VOUCHED: Final = "acl_m_respool_vouched"
 _LONGEST_LINE: Final = 998
 _MOST_LISTED: Final = 1000
 _RET_HEADERS: Final = 2

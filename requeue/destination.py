@@ -44,6 +44,10 @@ class Destination(Protocol):
         """
         ...
 
+    def hang_up(self) -> None:
+        """End what is kept open between messages: the worker is about to end."""
+        ...
+
     def sync_file_system(self) -> None:
         """Make durable what a predecessor published before it died."""
         ...

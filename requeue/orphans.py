@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 
 from ..spool.directory import Found
+from ..spool.ids import MessageId
 from ..spool.locks import lock_message, unlock_message
 from ..spool.sources import Source
 from . import durable
@@ -19,14 +21,21 @@ from .job import Job, Phase
 from .state import StateDirectory
 
 
-def set_aside(state: StateDirectory, source: Source, found: Found) -> Job | None:
-    """Put a half into a claim of its own, from where the caller sets it aside; None if it is gone or in use."""
+def set_aside(
+    state: StateDirectory, source: Source, found: Found, in_use: Callable[[MessageId], bool] | None = None
+) -> Job | None:
+    """Put a half into a claim of its own, from where the caller sets it aside; None if it is gone or in use.
+
+    in_use says of an id whether an Exim is delivering it: then its ``-D`` may still come.
+    """
     place = source.input.open_subdirectory(found.subdirectory)
     try:
         name = next(
             (n for n in (found.id.data_name, found.id.header_name) if durable.exists(n, at=place) is not None), None
         )
         if name is None or (name == found.id.data_name and not _is_free(place, found)):
+            return None
+        if name == found.id.header_name and in_use is not None and in_use(found.id):
             return None
         claim = state.next_claim(found.id)
         durable.make_directory(claim.name, at=state.states["work"])

@@ -83,6 +83,13 @@ class Connection:
         where = f"{self._endpoint.host}:{self._endpoint.port}"
         raise DialogueError(f"no connection to {where}: {problem}", detail="no connection")
 
+    @property
+    def peer(self) -> str:
+        """The server's address."""
+        with contextlib.suppress(OSError):
+            return str(self._socket.getpeername()[0])
+        return ""
+
     def _open(self, plan: TlsPlan, context: ssl.SSLContext | None) -> None:
         (greeting,) = self._exchange(Exchange((), 1, "the greeting"))
         self.greeting = greeting.text

@@ -17,6 +17,7 @@ from typing import Final, Literal
 from ..errors import ConfigError, ConflictError
 from ..spool.directory import check_ownership, list_names, occupants
 from ..spool.ids import ALPHABET, IdMinter, MessageId
+from ..spool.locks import lock_message, unlock_message
 from . import durable
 from .group_sync import GroupSync
 from .job import Job
@@ -104,6 +105,29 @@ class Target:
     def publish(self, job: Job, syncs: GroupSync) -> tuple[Published, ...]:
         """Link and rename what is left in ``out/`` into the queues: publish.py."""
         return publish(job, self, syncs)
+
+    def hang_up(self) -> None:
+        """Nothing is kept open but the directory, which is the supervisor's."""
+
+    def is_in_use(self, message_id: MessageId) -> bool:
+        """True while an Exim holds the lock on ``-D`` of that id, in whatever queue of this spool."""
+        if self.kind != "spool":
+            return False
+        for queue in ("", *(f"{name}/" for name in list_names(self.descriptor) if name != "input")):
+            for place in ("", f"{message_id.split_directory}/"):
+                try:
+                    data = durable.open_file(
+                        f"{queue}input/{place}{message_id.data_name}", at=self.descriptor, write=True
+                    )
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                try:
+                    if not lock_message(data, message_id):
+                        return True
+                    unlock_message(data, message_id)
+                finally:
+                    os.close(data)
+        return False
 
     def open_input(self, queue: str) -> int:
         """A descriptor, the caller's to close, of the directory that holds a queue's messages."""

@@ -6,10 +6,12 @@ for an unknown key, the nearest known one.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
 import socket
+from collections.abc import Generator
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
@@ -89,6 +91,46 @@ class DirectoryRequeue(_Section, frozen=True, kw_only=True, tag_field="kind", ta
     id: Annotated[Literal["keep", "new"], Meta(description="Keep message ids where that is safe, or always mint.")] = (
         "keep"
     )
+
+
+class SmtpRequeue(_Section, frozen=True, kw_only=True, tag_field="kind", tag="smtp"):
+    """To a server, by SMTP."""
+
+    host: Annotated[
+        str, Meta(description="Name or address of the server; its MX records are not asked for.", min_length=1)
+    ]
+    port: Annotated[int, Meta(description="Its port.", ge=1, le=65535)] = 25
+    tls: Annotated[
+        Literal["none", "may", "encrypt", "verify", "dane", "dane-only"],
+        Meta(
+            description="none: plain text; may: TLS if offered; encrypt: TLS, unverified; verify: TLS and WebPKI; "
+            "dane: DANE if the host has it (RFC 7672), else as may; dane-only: DANE."
+        ),
+    ] = "verify"
+    ca_file: Annotated[
+        str | None, Meta(description="CA certificates for tls = verify, in PEM; unset: the system's.")
+    ] = None
+    xclient: Annotated[
+        Literal["off", "auto", "exim", "postfix"],
+        Meta(description="Tell the server of the original client, in the dialect of Exim or Postfix."),
+    ] = "off"
+    timeout_seconds: Annotated[
+        _Positive, Meta(description="How long a reply may take; twice that for the end of a message.", le=600)
+    ] = 60.0
+    message_seconds: Annotated[
+        _Positive, Meta(description="How long a message may take, all recipients together.", le=3600)
+    ] = 600.0
+    idle_seconds: Annotated[
+        float, Meta(description="How long a connection waits for the next message; 0: not at all.", ge=0)
+    ] = 5.0
+    messages_per_connection: Annotated[int, Meta(description="Messages that one connection carries.", ge=1)] = 100
+    recipients_per_message: Annotated[
+        int, Meta(description="Recipients in one transaction; more take another one.", ge=1, le=1000)
+    ] = 100
+    refused: Annotated[
+        Literal["hold", "bounce"],
+        Meta(description="What happens where the server refuses for good; bounce: if somebody vouches for the sender."),
+    ] = "hold"
 
 
 class EximSection(_Section, frozen=True, kw_only=True):
@@ -184,7 +226,7 @@ class Config(PipelineConfig, frozen=True, kw_only=True):
         str, Meta(description="Where respool keeps its work; on the filesystem of source and target.")
     ]
     source: ExportSource | QueueSource | DirectorySource
-    requeue: SpoolRequeue | DirectoryRequeue
+    requeue: SpoolRequeue | DirectoryRequeue | SmtpRequeue
     workers: Annotated[int, Meta(description="Worker processes; default: one a core.", ge=1, le=256)] = msgspec.field(
         default_factory=lambda: os.cpu_count() or 1
     )
@@ -208,7 +250,7 @@ class Config(PipelineConfig, frozen=True, kw_only=True):
 class BatchConfig(PipelineConfig, frozen=True, kw_only=True):
     """The same file as ``respool batch`` reads it: what concerns the sidecar alone is not looked at."""
 
-    workers: int = msgspec.field(default_factory=lambda: os.cpu_count() or 1)
+    workers: Annotated[int, Meta(ge=1, le=256)] = msgspec.field(default_factory=lambda: os.cpu_count() or 1)
     state_directory: Any = None
     source: Any = None
     requeue: Any = None
@@ -235,20 +277,36 @@ def load(path: str, kind: type[_Type]) -> _Type:
     return decode(content, kind, file=path)
 
 
+@contextlib.contextmanager
+def errors_of(path: str) -> Generator[None]:
+    """Whatever ConfigError is raised within names the configuration at path, and what other file it is about."""
+    try:
+        yield
+    except ConfigError as error:
+        if error.file == path:
+            raise
+        reason = f"{error.file}: {error.reason}" if error.file else error.reason
+        raise ConfigError(reason, file=path, key=error.key) from error
+
+
 def decode(content: bytes, kind: type[_Type], *, file: str) -> _Type:
     """Decode TOML as kind. Raises ConfigError naming file."""
     try:
         return msgspec.toml.decode(content, type=kind)
     except msgspec.ValidationError as error:
-        reason, _, key = str(error).partition(" - at ")
-        raise ConfigError(reason + _nearest(reason), file=file, key=key.strip("`")) from error
+        reason, _, place = str(error).partition(" - at ")
+        field = _FIELD.search(reason)
+        key = (place.strip("`") or "$") + (f".{field[1]}" if field is not None else "")
+        raise ConfigError(reason + _nearest(reason), file=file, key=key) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"not TOML: {error}", file=file) from error
 
 
+_FIELD: Final = re.compile(r"(?:unknown|required) field `([^`]*)`")
 _UNKNOWN: Final = re.compile(r"unknown field `([^`]*)`")
 _SECTIONS: Final = (
-    Config, ExportSource, QueueSource, DirectorySource, SpoolRequeue, DirectoryRequeue, EximSection, DnsSection,
+    Config, ExportSource, QueueSource, DirectorySource, SpoolRequeue, DirectoryRequeue, SmtpRequeue, EximSection,
+    DnsSection,
     LedgerSection, DeferralSection, HeldSection, ProcessorEntry, When,
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
-from ..errors import SpoolFormatError
+from ..errors import PermanentError, SpoolFormatError, TemporaryError
 from ..requeue.hand_back import HandBack
 from ..requeue.hold import AGE, CRASHES, LOOP, QUOTER
 from ..requeue.job import Job, Phase, Status
@@ -79,15 +79,37 @@ class Engine:
         started = time.monotonic()
         log = self._log.bind(id=str(job.id), claim=job.claim.number)
         if phase in {Phase.COMMITTED, Phase.PUBLISHED}:
-            published = self._hand_back.finish(job, recovered=True)
+            try:
+                published = self._hand_back.finish(job, recovered=True)
+            except (TemporaryError, PermanentError) as error:
+                plan = self._left_over(job, error)
+                return self._report(Outcome(plan=plan, trace=()), (), log, time.monotonic() - started)
             log.info("message.requeued", outputs=_names(published), recovered=True)
             return "requeued"
         outcome = self._decide(job, phase, log, why)
-        published = self._hand_back.carry_out(job, outcome.plan)
+        try:
+            published = self._hand_back.carry_out(job, outcome.plan)
+        except (TemporaryError, PermanentError) as error:
+            outcome, published = msgspec.structs.replace(outcome, plan=self._left_over(job, error)), ()
         state = self._report(outcome, published, log, time.monotonic() - started)
         if self._report_to is not None:
             self._report_to(Report(id=job.id, state=state, outcome=outcome, published=published))
         return state
+
+    def _left_over(self, job: Job, error: TemporaryError | PermanentError) -> Plan:
+        """Put aside a committed job that its destination did not take: what is left of it waits there."""
+        plan: Plan = Hold(reason=str(error))
+        if isinstance(error, TemporaryError):
+            status = job.read_status()
+            waited = time.time() - status.deferred_since if status.deferred_since else 0.0
+            if waited >= self._hold_after_seconds:
+                plan = Hold(reason=f"not sent for {waited / 3600:.1f} hours: {error}")
+            else:
+                job.write_status(msgspec.structs.replace(status, attempt=status.attempt + 1))
+                wait = error.retry_after or self._pipeline.backoff(status.attempt)
+                plan = Defer(reason=str(error), retry_at=time.time() + wait)
+        self._hand_back.carry_out(job, plan)
+        return plan
 
     def put_off(self, job: Job, reason: str) -> None:
         """Defer a job, in whatever phase, that the system can't go on with while it can with others."""

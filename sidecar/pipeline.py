@@ -22,10 +22,10 @@ from ..processors import api
 from ..processors.conditions import Condition
 from ..processors.edits import Edit, apply, divide
 from ..processors.results import AuthResult
-from ..requeue.bounce import Failure, bounce_notices
+from ..requeue.bounce import VOUCHED, Failure, bounce_notices
 from ..requeue.effects import Effect
 from ..requeue.plan import Defer, Hold, Output, Plan, Requeue
-from ..spool.editing import freeze
+from ..spool.editing import freeze, set_variable
 from ..spool.ids import MessageId
 from ..spool.message import Message
 from .backscatter import why_not_bounce
@@ -89,7 +89,9 @@ class Pipeline:
         clock: Callable[[], float] = time.time,
         first_wait_seconds: float = 60.0,
         longest_wait_seconds: float = 3600.0,
+        notes_vouched: bool = False,
     ) -> None:
+        self._notes_vouched = notes_vouched
         self._first_wait_seconds, self._longest_wait_seconds = first_wait_seconds, longest_wait_seconds
         self._labels = _labels(steps)
         self._steps = steps
@@ -161,7 +163,7 @@ class Pipeline:
                 case _:
                     parts.extendleft(reversed(following))
         reasons.extend(part.frozen_for for part in finished if part.frozen_for)
-        outputs = (*(_output(part, now) for part in finished), *notices)
+        outputs = (*(self._output(message, part, now) for part in finished), *notices)
         requeue = Requeue(outputs=outputs, reason="; ".join(reasons), effects=tuple(effects))
         return Outcome(plan=requeue, trace=tuple(trace))
 
@@ -188,6 +190,15 @@ class Pipeline:
                 continue
             _run_effect(step, effect, log)
 
+    def _output(self, received: Message, part: _Part, now: float) -> Output:
+        envelope = part.message.envelope
+        if part.frozen_for:
+            envelope = freeze(envelope, int(now))
+        if self._notes_vouched and not why_not_bounce(received, part.results):
+            envelope = set_variable(envelope, VOUCHED, b"1")
+        message = Message(envelope, part.message.body)
+        return Output(message=message, original_body=part.original_body, queue=part.queue)
+
     def _notices(self, part: _Part, bounce: api.Bounce, now: float) -> list[Output]:
         failure = Failure(reason=bounce.reason, status=bounce.status)
         made = bounce_notices(part.message, failure, hostname=self._hostname, now=now)
@@ -213,13 +224,6 @@ def _run_effect(step: Step, effect: api.Effect, log: FilteringBoundLogger) -> No
         # A bug in the processor: the message is committed, and trying again would not help.
         error = ProcessorError(step.name, raised)
         log.exception("effect.lost", key=effect.key, kind=effect.kind, error=error)
-
-
-def _output(part: _Part, now: float) -> Output:
-    message = part.message
-    if part.frozen_for:
-        message = Message(freeze(message.envelope, int(now)), message.body)
-    return Output(message=message, original_body=part.original_body, queue=part.queue)
 
 
 _Following = list[_Part] | api.Defer | api.Hold | api.Discard | api.Bounce

@@ -28,8 +28,7 @@ def build_steps(entries: Iterable[ProcessorEntry]) -> tuple[Step, ...]:
             processor = build(entry.use, entry.config)
             condition = _condition(entry)
         except ConfigError as error:
-            inner = f"{key}.{error.key}" if error.key else f"{key}.use"
-            raise ConfigError(error.reason, file=error.file, key=inner) from error
+            raise ConfigError(error.reason, file=error.file, key=f"{key}.{error.key}") from error
         if steps and _phase(processor).rank < _phase(steps[-1].processor).rank:
             before = steps[-1]
             raise ConfigError(
@@ -57,8 +56,8 @@ def make_resolver(section: DnsSection) -> Resolver:
     if section.zone_file is not None:
         try:
             return ZoneResolver.from_file(section.zone_file)
-        except OSError as error:
-            raise ConfigError(f"{section.zone_file}: {error.strerror}", key="$.dns.zone_file") from error
+        except ConfigError as error:
+            raise ConfigError(error.reason, file=error.file, key="$.dns.zone_file") from error
     return DnsResolver(section.nameservers)
 
 
@@ -69,8 +68,13 @@ def make_pipeline(
     queue: str = "",
     first_wait_seconds: float = 60.0,
     longest_wait_seconds: float = 3600.0,
+    notes_vouched: bool = False,
 ) -> Pipeline:
-    """The pipeline of a worker. queue is where outputs go unless a processor says otherwise."""
+    """The pipeline of a worker. queue is where outputs go unless a processor says otherwise.
+
+    notes_vouched: outputs say whether a notice may go to their sender, for a destination that
+    finds out later whether it has to.
+    """
     return Pipeline(
         steps,
         hostname=config.hostname,
@@ -78,6 +82,7 @@ def make_pipeline(
         resolver=make_resolver(config.dns),
         queue=queue,
         deadline_seconds=config.deadline_seconds,
+        notes_vouched=notes_vouched,
         first_wait_seconds=first_wait_seconds,
         longest_wait_seconds=longest_wait_seconds,
     )

@@ -28,6 +28,7 @@ from ..requeue.ledger import Ledger
 from ..requeue.recovery import recover
 from ..requeue.state import Claim, StateDirectory
 from ..spool.directory import Found
+from ..spool.ids import MessageId
 from ..spool.sources import Source
 from ..spool.watch import Watch
 from .engine import Engine, Why, is_failure
@@ -80,10 +81,13 @@ class Worker:
         scan_seconds: float = 30.0,
         orphan_seconds: float = 600.0,
         deadline_seconds: float = 60.0,
+        requeue_seconds: float = 0.0,
         ledger: Ledger | None = None,
         drop_after_seconds: float | None = None,
         at_end: Callable[[], None] | None = None,
+        in_use: Callable[[MessageId], bool] | None = None,
     ) -> None:
+        self._in_use = in_use
         self._at_end = at_end
         self._ledger = ledger
         self._drop_after_seconds = drop_after_seconds
@@ -97,7 +101,7 @@ class Worker:
         self._log = log
         self._once = once
         self._scan_seconds, self._orphan_seconds = scan_seconds, orphan_seconds
-        self._hung_after = deadline_seconds * _GRACE + _PAUSE
+        self._hung_after = deadline_seconds * _GRACE + requeue_seconds * _GRACE + _PAUSE
         self._thread_count = threads
         self._intake = Intake(number, count)
         self._wake = threading.Event()
@@ -149,6 +153,8 @@ class Worker:
                 self._watch.stop()
         for waiting in self._waiting:
             waiting.job.close()
+        if self._ledger is not None:
+            self._ledger.close()
         if self._waiting or self._left:
             return EXIT_TEMPORARY
         return EXIT_FAILED if any(is_failure(state) for state in self.ended) else EXIT_DONE
@@ -222,7 +228,7 @@ class Worker:
                 self._set_aside(found)
 
     def _set_aside(self, found: Found) -> None:
-        job = orphans.set_aside(self._state, self._source, found)
+        job = orphans.set_aside(self._state, self._source, found, self._in_use)
         if job is not None:
             self._carry(job)
 

@@ -26,13 +26,20 @@ EXIT_CONFIG: Final = 78
 COMMANDS: Final = {
     "auth": "auth:auth",
     "batch": "batch:batch",
-    "demo": "demo:demo",
     "check": "check:check",
+    "config": "config:config",
+    "deferred": "deferred:deferred",
+    "demo": "demo:demo",
     "dmarc": "dmarc:dmarc",
+    "exim-config": "exim_config:exim_config",
+    "held": "held:held",
+    "ledger": "ledger:ledger",
     "list": "mailq:list_messages",
     "lookup": "tables:lookup",
     "run": "run:run",
+    "seal": "seal:seal",
     "show": "show:show",
+    "srs": "srs:srs",
     "table": "tables:table",
 }
 

@@ -10,7 +10,7 @@ import sys
 import click
 
 from .. import log
-from ..config import Config, load
+from ..config import Config, errors_of, load
 from ..supervisor import Supervisor, prepare
 
 
@@ -29,7 +29,8 @@ def run(config_file: str, *, once: bool, trace: bool) -> None:
     """
     config = load(config_file, Config)
     log.configure()
-    prepared = prepare(config)
+    with errors_of(config_file):
+        prepared = prepare(config)
     try:
         code = Supervisor(prepared, log.get(), once=once, trace=trace).run()
     finally:

