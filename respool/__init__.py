@@ -36,6 +36,7 @@ from .processors.api import (
     proceed,
     split,
 )
+from .processors.dsn import DeliveryNotice, DsnRecipient, parse_dsn
 from .processors.edits import (
     AddHeader,
     AddRecipient,
@@ -70,7 +71,9 @@ __all__ = [
     "ConflictError",
     "Context",
     "Defer",
+    "DeliveryNotice",
     "Discard",
+    "DsnRecipient",
     "Edit",
     "Envelope",
     "Freeze",
@@ -110,6 +113,7 @@ __all__ = [
     "discard",
     "freeze",
     "hold",
+    "parse_dsn",
     "proceed",
     "replace_body",
     "set_queue",
