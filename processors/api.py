@@ -163,6 +163,20 @@ class Effects:
         self.declared.append((kind, payload))
 
 
+class Notices:
+    """Messages about this one that a processor has made; each is requeued beside it, under an id of its own.
+
+    None of them is if the message is deferred or held: it is processed again then.
+    """
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+
+    def send(self, message: Message) -> None:
+        """Requeue message (see spool.local_message) when the one in hand is committed, whatever becomes of that."""
+        self.sent.append(message)
+
+
 class Effect(Struct, frozen=True, kw_only=True):
     """A declared effect that is due.
 
@@ -200,6 +214,7 @@ class Context(Struct, frozen=True, kw_only=True):
     attempt: int = 1
     results: tuple[AuthResult, ...] = ()
     effects: Effects = field(default_factory=Effects)
+    notices: Notices = field(default_factory=Notices)
 
     def lookup(self, table: str, key: bytes | str) -> bytes | None:
         """The value of key in the table ``lmdb;/file`` (Exim's prefixes allowed); None if it is absent.

@@ -30,6 +30,7 @@ from ..spool.ids import MessageId
 from ..spool.message import Message
 from .backscatter import why_not_bounce
 
+_ENDINGS = (api.Hold, api.Bounce)
 OnError = Literal["defer", "skip", "hold"]
 
 
@@ -135,9 +136,14 @@ class Pipeline:
             )
             traced, following = _call(step, part, context, released=step.name in released)
             trace.append(traced)
-            for kind, payload in context.effects.declared if traced.error is None else ():
+            # A hold or bounce that an operator overrode has not happened, nor what goes with it.
+            happened = traced.error is None and not (
+                isinstance(traced.verdict, _ENDINGS) and isinstance(following, list)
+            )
+            for kind, payload in context.effects.declared if happened else ():
                 label = self._labels[part.position]
                 effects.append(Effect(processor=label, number=len(effects), kind=kind, payload=payload))
+            notices += [self._notice(notice) for notice in context.notices.sent] if happened else []
             match following:
                 case api.Defer():
                     wait = self.backoff(attempt) if following.retry_after is None else following.retry_after
@@ -196,7 +202,10 @@ class Pipeline:
     def _notices(self, part: _Part, bounce: api.Bounce, now: float) -> list[Output]:
         failure = Failure(reason=bounce.reason, status=bounce.status)
         made = bounce_notices(part.message, failure, hostname=self._hostname, now=now)
-        return [Output(message=notice, original_body=False, queue=self.queue, is_notice=True) for notice in made]
+        return [self._notice(notice) for notice in made]
+
+    def _notice(self, message: Message) -> Output:
+        return Output(message=message, original_body=False, queue=self.queue, is_notice=True)
 
 
 def _labels(steps: tuple[Step, ...]) -> tuple[str, ...]:

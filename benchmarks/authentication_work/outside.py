@@ -56,7 +56,7 @@ class Mailauth:
     def __init__(self, key: RSAPrivateKey, pem: bytes, cases: list[Case], *, sealing: bool) -> None:
         self.name = "mailauth"
         if not (PEERS / "node_modules" / "mailauth").is_dir():
-            raise Absent("make bench-peers installs mailauth")
+            raise Absent("make peers installs mailauth")
         script = Path(__file__).with_name("mailauth.mjs")
         self._process = subprocess.Popen(
             [find_node(), str(script), str(PEERS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
