@@ -120,10 +120,10 @@ class Cursor:
         """The rest, divided at semicolons that stand outside of comments and quoted strings."""
         value = self._value
         if value.find(b"(", self.position) < 0 and value.find(b'"', self.position) < 0:
-            parts = value[self.position :].split(b";")
+            rest = value[self.position :]
             self.position = len(value)
-            return parts
-        parts = []
+            return rest.split(b";")
+        parts: list[bytes] = []
         start = self.position
         while not self.at_end():
             octet = self.peek()
