@@ -20,7 +20,7 @@ from respool.sidecar.supervisor import make_worker, prepare
 from respool.spool.envelope import Envelope
 from respool.spool.header_file import parse_header_file
 
-from .harness import Fault, Setup, run
+from .harness import Fault, Mode, Setup, run
 
 MESSAGE = Path(__file__).parent.parent / "data/spool-496/main/input/1xV9Vd-0000wB-2S-H"
 HEADERS = '[[processor]]\nuse = "headers"\nconfig = { add = [{ name = "X-Checked", value = "yes" }] }\n'
@@ -55,9 +55,8 @@ def test_exactly_once_from_a_split_queue(tmp_path: Path) -> None:
     code, calls = run(setup)
     assert code == 0
     assert calls > 8
-    faults = [Fault(number, mode, error)
-              for number in range(calls)
-              for mode, error in (("kill-before", 0), ("kill-after", 0), ("fail", errno.EIO))]  # type: ignore[arg-type]  # fmt: skip
+    modes: tuple[tuple[Mode, int], ...] = (("kill-before", 0), ("kill-after", 0), ("fail", errno.EIO))
+    faults = [Fault(number, mode, error) for number in range(calls) for mode, error in modes]
     for index, fault in enumerate(faults):
         setup, message_id, body, envelope = split_queue(tmp_path / str(index))
         run(setup, fault)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Events:
 
 
 @contextmanager
-def running(setup: Setup) -> Iterator[tuple[Worker, Events]]:
+def running(setup: Setup) -> Generator[tuple[Worker, Events]]:
     log.configure(level=50, terminal=False)
     prepared = prepare(setup.config)
     events = Events()
