@@ -9,21 +9,18 @@ Diagnostics: bounce_notices() raises nothing of its own; OSError from reading th
 
 from __future__ import annotations
 
-import os
-import pwd
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from email.utils import formatdate
 from typing import Final
 
 from msgspec import Struct
 
-from ..spool.body import BytesBody, local_chunks
-from ..spool.directive import Directive
-from ..spool.editing import with_body, with_id
-from ..spool.envelope import Envelope, Header, Recipient
+from ..spool.body import local_chunks
+from ..spool.editing import with_id
+from ..spool.envelope import Envelope, Header
 from ..spool.ids import MessageId
+from ..spool.local_message import new_local_message
 from ..spool.message import Message
 from .delivery_status import (
     DeliveryStatus,
@@ -115,71 +112,34 @@ def _notice(
         (_returned_type(utf8=utf8, is_whole=is_whole), returned),
     )  # fmt: skip
     body = b"".join(_part(boundary, kind, content) for kind, content in parts) + b"--%b--\n" % boundary
-    account = pwd.getpwuid(os.geteuid())
-    notice = Envelope(
-        id=envelope.id,
-        login=account.pw_name.encode(),
-        uid=account.pw_uid,
-        gid=account.pw_gid,
+    return new_local_message(
+        envelope.id,
         sender=b"",
-        received_time=int(now),
-        warning_count=0,
-        directives=tuple(_directives(now, account.pw_name, utf8=utf8)),
-        recipients=(Recipient.make(receiver),),
-        headers=tuple(_headers(message, receiver, failed, boundary, hostname=hostname, login=account.pw_name, now=now)),
+        recipients=[receiver],
+        headers=tuple(_headers(message, receiver, failed, boundary, hostname=hostname)),
+        body=body,
+        hostname=one_line(hostname),
+        now=now,
+        utf8=utf8,
     )
-    content = BytesBody(body)
-    return Message(with_body(notice, content), content)
-
-
-def _directives(now: float, login: str, *, utf8: bool) -> Iterator[Directive]:
-    """As Exim writes them for a bounce of its own, in its order (spool_out.c)."""
-    seconds, microseconds = int(now), int(now % 1 * 1_000_000)
-    yield Directive.make(b"received_time_usec", b".%06d" % microseconds)
-    yield Directive.make(b"received_time_complete", b"%d.%06d" % (seconds, microseconds))
-    yield Directive.make(b"ident", login.encode())
-    yield Directive.make(b"received_protocol", b"utf8local" if utf8 else b"local")
-    yield Directive.make(b"allow_unqualified_recipient")
-    yield Directive.make(b"allow_unqualified_sender")
-    yield Directive.make(b"deliver_firsttime")
-    yield Directive.make(b"localerror")
-    if utf8:
-        yield Directive.make(b"smtputf8")
 
 
 def _headers(
-    message: Message,
-    receiver: bytes,
-    failed: Sequence[FailedRecipient],
-    boundary: bytes,
-    *,
-    hostname: str,
-    login: str,
-    now: float,
-) -> Iterator[Header]:
+    message: Message, receiver: bytes, failed: Sequence[FailedRecipient], boundary: bytes, *, hostname: str
+) -> Iterator[tuple[bytes, bytes]]:
     utf8 = message.envelope.is_smtputf8
     host = one_line(hostname).encode("ascii", "replace")
-    to = _written(receiver, utf8=utf8)
-    message_id = str(message.id).encode()
-    date = formatdate(now, localtime=True).encode()
-    yield Header.make(
-        b"Received",
-        b"from %b by %b with %b (respool)\n\tid %b\n\tfor %b;\n\t%b"
-        % (login.encode(), host, b"utf8local" if utf8 else b"local", message_id, to, date),
-    )
-    yield Header.make(b"X-Failed-Recipients", _failed_list(failed, utf8=utf8))
-    yield Header.make(b"Auto-Submitted", b"auto-replied")
-    yield Header.make(b"From", b"Mail Delivery System <Mailer-Daemon@%b>" % host)
-    yield Header.make(b"To", to)
+    yield b"X-Failed-Recipients", _failed_list(failed, utf8=utf8)
+    yield b"Auto-Submitted", b"auto-replied"
+    yield b"From", b"Mail Delivery System <Mailer-Daemon@%b>" % host
+    yield b"To", _written(receiver, utf8=utf8)
     references = _original_message_id(message)
     if references:
-        yield Header.make(b"References", references)
+        yield b"References", references
     # RFC 6533 6: the report's type is the same for a notice with addresses in UTF-8.
-    yield Header.make(b"Content-Type", b"multipart/report; report-type=delivery-status;\n\tboundary=%b" % boundary)
-    yield Header.make(b"MIME-Version", b"1.0")
-    yield Header.make(b"Subject", b"Mail delivery failed: returning message to sender")
-    yield Header.make(b"Message-Id", b"<E%b@%b>" % (message_id, host))
-    yield Header.make(b"Date", date)
+    yield b"Content-Type", b"multipart/report; report-type=delivery-status;\n\tboundary=%b" % boundary
+    yield b"MIME-Version", b"1.0"
+    yield b"Subject", b"Mail delivery failed: returning message to sender"
 
 
 def _written(address: bytes, *, utf8: bool) -> bytes:

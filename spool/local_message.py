@@ -14,7 +14,7 @@ from typing import Final
 
 from .body import BytesBody
 from .directive import Directive
-from .editing import set_sender, with_body
+from .editing import set_recipients, set_sender, with_body
 from .envelope import Envelope, Header, Recipient
 from .ids import MessageId
 from .message import Message
@@ -31,18 +31,20 @@ def new_local_message(
     body: bytes,
     hostname: str,
     now: float,
+    utf8: bool = False,
 ) -> Message:
     """A message with these header fields below Received, Message-Id and Date, which are made here.
 
     sender is the envelope's, empty for the null sender. message_id stands in Received and
     Message-Id, too; the requeue puts the final one in its place. body is in LF lines and
-    ends with one. now is Unix time.
+    ends with one. now is Unix time. utf8 makes it an SMTPUTF8 message.
     """
     account = pwd.getpwuid(os.geteuid())
-    login = account.pw_name.encode()
+    login, protocol = account.pw_name.encode(), b"utf8local" if utf8 else b"local"
     host = hostname.encode("ascii", "replace")[:_LONGEST_HOST]
     name, date = str(message_id).encode(), formatdate(now, localtime=True).encode()
-    received = b"from %b by %b with local (respool)\n\tid %b;\n\t%b" % (login, host, name, date)
+    only = b"\n\tfor %b" % _shown(recipients[0], utf8=utf8) if len(recipients) == 1 else b""
+    received = b"from %b by %b with %b (respool)\n\tid %b%b;\n\t%b" % (login, host, protocol, name, only, date)
     fields = [
         Header.make(b"Received", received),
         *(Header.make(field, value) for field, value in headers),
@@ -57,21 +59,33 @@ def new_local_message(
         sender=b"",
         received_time=int(now),
         warning_count=0,
-        directives=tuple(_directives(now, login, is_error=not sender)),
-        recipients=tuple(Recipient.make(recipient) for recipient in recipients),
+        directives=tuple(_directives(now, login, protocol, is_error=not sender)),
+        recipients=(),
         headers=tuple(fields),
     )
+    envelope = set_recipients(set_sender(envelope, sender), map(Recipient.make, recipients))
     content = BytesBody(body)
-    return Message(with_body(set_sender(envelope, sender), content), content)
+    return Message(with_body(envelope, content), content)
 
 
-def _directives(now: float, login: bytes, *, is_error: bool) -> Iterator[Directive]:
+def _shown(address: bytes, *, utf8: bool) -> bytes:
+    """An address for Received: one word, ASCII unless the message is an SMTPUTF8 one."""
+    text = address.decode("utf-8", "replace")
+    word = "".join(character if character.isprintable() and character != " " else "?" for character in text)
+    return word.encode("utf-8" if utf8 else "ascii", "replace") or b"?"
+
+
+def _directives(now: float, login: bytes, protocol: bytes, *, is_error: bool) -> Iterator[Directive]:
     """As Exim writes them for a local message, in its order (spool_out.c)."""
     seconds, microseconds = int(now), int(now % 1 * 1_000_000)
     yield Directive.make(b"received_time_usec", b".%06d" % microseconds)
     yield Directive.make(b"received_time_complete", b"%d.%06d" % (seconds, microseconds))
     yield Directive.make(b"ident", login)
-    yield Directive.make(b"received_protocol", b"local")
+    yield Directive.make(b"received_protocol", protocol)
+    yield Directive.make(b"allow_unqualified_recipient")
+    yield Directive.make(b"allow_unqualified_sender")
     yield Directive.make(b"deliver_firsttime")
     if is_error:
         yield Directive.make(b"localerror")
+    if protocol == b"utf8local":
+        yield Directive.make(b"smtputf8")
