@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,7 +33,7 @@ _MIB = 32
 
 
 @contextmanager
-def mounted(image: Path, place: Path) -> Iterator[None]:
+def mounted(image: Path, place: Path) -> Generator[None]:
     place.mkdir(exist_ok=True)
     if subprocess.run(["mount", "-o", "loop,commit=600", image, place], check=False, capture_output=True).returncode:
         pytest.skip("loop devices can't be mounted here")
