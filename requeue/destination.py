@@ -10,11 +10,26 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ..errors import RespoolError
 from ..spool.ids import MessageId
 from . import durable
 from .group_sync import GroupSync
 from .job import Job
 from .publish import Published
+
+
+class LeftOverError(RespoolError):
+    """A destination did not take all of a committed message: what is left stays in ``out/``.
+
+    is_permanent: trying again as it is will not help, so hold it; else defer it.
+    """
+
+    def __init__(self, reason: str, *, is_permanent: bool) -> None:
+        self.reason, self.is_permanent = reason, is_permanent
+        super().__init__(reason, is_permanent)
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class Destination(Protocol):
@@ -40,7 +55,7 @@ class Destination(Protocol):
         """Get rid of what is left in ``out/``; on return that is durable.
 
         Raises ConflictError and OSError (call it again later), and where outputs are sent
-        TemporaryError and PermanentError, after every output was tried.
+        LeftOverError, after every output was tried.
         """
         ...
 

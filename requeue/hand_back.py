@@ -1,8 +1,8 @@
 """Carrying out a plan: stage, commit, publish, settle; or one rename to another state.
 
 Diagnostics: ConflictError where Exim's lock is taken (the job stays as it is, try again
-later); from a destination that sends, TemporaryError and PermanentError for what it could
-not get rid of (the job stays as it is: defer or hold it); OSError from the system, with
+later); from a destination that sends, LeftOverError for what it could not get rid of (the job
+stays as it is: defer or hold it); TemporaryError from an effect; OSError from the system, with
 everything done so far on disk for the recovery.
 """
 

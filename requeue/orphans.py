@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Callable
 
 from ..spool.directory import Found
@@ -30,9 +31,7 @@ def set_aside(
     """
     place = source.input.open_subdirectory(found.subdirectory)
     try:
-        name = next(
-            (n for n in (found.id.data_name, found.id.header_name) if durable.exists(n, at=place) is not None), None
-        )
+        name = next((n for n in (found.id.data_name, found.id.header_name) if _is_file(n, place)), None)
         if name is None or (name == found.id.data_name and not _is_free(place, found)):
             return None
         if name == found.id.header_name and in_use is not None and in_use(found.id):
@@ -51,6 +50,11 @@ def set_aside(
         return job
     finally:
         os.close(place)
+
+
+def _is_file(name: str, place: int) -> bool:
+    status = durable.exists(name, at=place)
+    return status is not None and stat.S_ISREG(status.st_mode)
 
 
 def _is_free(place: int, found: Found) -> bool:

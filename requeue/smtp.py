@@ -5,8 +5,8 @@ was sent. Where only some recipients got it, they are recorded first, in the non
 ``out/<n>-H``, so that a retry is for the others alone. docs/smtp.md says what survives a crash, and
 what SMTP can't guarantee.
 
-Diagnostics: publish() raises TemporaryError (defer) while a server may yet take what is left, and
-PermanentError (hold) where it never will; ConfigError from the constructor; OSError from the disk.
+Diagnostics: publish() raises LeftOverError, temporary while the server may yet take what
+is left; ConfigError from the constructor; OSError from the disk.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import Final, Literal
 from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
-from ..errors import PermanentError, TemporaryError
 from ..lookups.dane import HostDane, host_preflight
 from ..lookups.dns import DnsTemporaryError, Resolver
 from ..spool.body import FileBody
@@ -35,6 +34,7 @@ from ..spool.message import Message
 from . import durable
 from .bounce import VOUCHED, bounce_notices, refused, with_own_id
 from .delivery_status import FailedRecipient, RemoteServer, wants_failure
+from .destination import LeftOverError
 from .group_sync import GroupSync
 from .job import OUT, Job, OutputName, parse_output
 from .publish import Published
@@ -308,10 +308,7 @@ class _Sending:
             durable.sync(self._out)
 
     def _send(self, pending: list[Recipient]) -> None:
-        try:
-            letter = make_letter(self.message)
-        except ValueError as error:
-            raise PermanentError(str(error)) from error
+        letter = make_letter(self.message)
         identity = client_identity(self.message.envelope)
         while pending:
             batch, pending = (
@@ -401,7 +398,7 @@ def _write_anew(name: OutputName, content: bytes, out: int, destination: SmtpDes
     durable.sync(out)
 
 
-def _as_error(left: Sequence[Refusal]) -> TemporaryError | PermanentError:
+def _as_error(left: Sequence[Refusal]) -> LeftOverError:
     """One sentence for all who did not get it; temporary as long as one of them may yet."""
     is_temporary = any(not refusal.is_permanent for refusal in left)
     reasons: dict[str, list[str]] = {}
@@ -412,4 +409,4 @@ def _as_error(left: Sequence[Refusal]) -> TemporaryError | PermanentError:
         for reason, addresses in list(reasons.items())[:_MOST_NAMED]
     ]
     sentence = "; ".join(told)
-    return TemporaryError(sentence) if is_temporary else PermanentError(sentence)
+    return LeftOverError(sentence, is_permanent=not is_temporary)

@@ -115,7 +115,8 @@ def peer_chain(secure: ssl.SSLSocket) -> tuple[bytes, ...]:
         own = secure.getpeercert(binary_form=True)
         return (own,) if own else ()
     found: list[bytes] = []
-    for certificate in list(get_chain() or ())[:_MOST_CERTIFICATES]:
+    shown: list[Any] = list(get_chain() or ())
+    for certificate in shown[:_MOST_CERTIFICATES]:
         found.append(
             certificate if isinstance(certificate, bytes) else ssl.PEM_cert_to_DER_cert(certificate.public_bytes())
         )

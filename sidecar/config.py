@@ -234,6 +234,12 @@ class Config(PipelineConfig, frozen=True, kw_only=True):
     scan_seconds: Annotated[
         _Positive, Meta(description="How often the source is looked at, whatever the events say.")
     ] = 30.0
+    watch: Annotated[
+        Literal["auto", "poll"],
+        Meta(
+            description="auto: new mail is noticed at once; poll: by scanning alone, for a file system without events."
+        ),
+    ] = "auto"
     orphan_seconds: Annotated[
         float, Meta(description="How long half a message is waited for before it is set aside.", ge=0)
     ] = 600.0
@@ -256,6 +262,7 @@ class BatchConfig(PipelineConfig, frozen=True, kw_only=True):
     requeue: Any = None
     threads: Any = None
     scan_seconds: Any = None
+    watch: Any = None
     orphan_seconds: Any = None
     mode: Any = None
     exim: Any = None

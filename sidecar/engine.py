@@ -14,7 +14,8 @@ import msgspec
 from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
-from ..errors import PermanentError, SpoolFormatError, TemporaryError
+from ..errors import SpoolFormatError
+from ..requeue.destination import LeftOverError
 from ..requeue.hand_back import HandBack
 from ..requeue.hold import AGE, CRASHES, LOOP, QUOTER
 from ..requeue.job import Job, Phase, Status
@@ -81,7 +82,7 @@ class Engine:
         if phase in {Phase.COMMITTED, Phase.PUBLISHED}:
             try:
                 published = self._hand_back.finish(job, recovered=True)
-            except (TemporaryError, PermanentError) as error:
+            except LeftOverError as error:
                 plan = self._left_over(job, error)
                 return self._report(Outcome(plan=plan, trace=()), (), log, time.monotonic() - started)
             log.info("message.requeued", outputs=_names(published), recovered=True)
@@ -89,24 +90,24 @@ class Engine:
         outcome = self._decide(job, phase, log, why)
         try:
             published = self._hand_back.carry_out(job, outcome.plan)
-        except (TemporaryError, PermanentError) as error:
+        except LeftOverError as error:
             outcome, published = msgspec.structs.replace(outcome, plan=self._left_over(job, error)), ()
         state = self._report(outcome, published, log, time.monotonic() - started)
         if self._report_to is not None:
             self._report_to(Report(id=job.id, state=state, outcome=outcome, published=published))
         return state
 
-    def _left_over(self, job: Job, error: TemporaryError | PermanentError) -> Plan:
+    def _left_over(self, job: Job, error: LeftOverError) -> Plan:
         """Put aside a committed job that its destination did not take: what is left of it waits there."""
         plan: Plan = Hold(reason=str(error))
-        if isinstance(error, TemporaryError):
+        if not error.is_permanent:
             status = job.read_status()
             waited = time.time() - status.deferred_since if status.deferred_since else 0.0
             if waited >= self._hold_after_seconds:
                 plan = Hold(reason=f"not sent for {waited / 3600:.1f} hours: {error}")
             else:
                 job.write_status(msgspec.structs.replace(status, attempt=status.attempt + 1))
-                wait = error.retry_after or self._pipeline.backoff(status.attempt)
+                wait = self._pipeline.backoff(status.attempt)
                 plan = Defer(reason=str(error), retry_at=time.time() + wait)
         self._hand_back.carry_out(job, plan)
         return plan

@@ -43,6 +43,10 @@ from .worker import Worker
 
 Telling = Literal["nobody", "socket", "socket, then command", "command"]
 
+_COPIED_EXPORT: Final = (
+    "must be on the filesystem of Exim's spool and of state_directory: across filesystems the queuefile transport "
+    "copies instead of linking, and nothing tells a finished copy from half of one"
+)
 _RESTART_WAIT: Final = 1.0
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
@@ -79,9 +83,10 @@ def _prepare(config: Config) -> Prepared:
     make_resolver(config.dns)  # each worker makes its own; this one shows that it can
     target = _open_target(config)
     source = _open_source(config)
+    is_new = not os.path.isdir(config.state_directory)
     os.makedirs(config.state_directory, mode=durable.DIRECTORY_MODE, exist_ok=True)
     state = StateDirectory(config.state_directory)
-    if target is not None:
+    if target is not None and is_new:  # one that is there already is checked, not mended
         target.give(state.descriptor, durable.DIRECTORY_MODE)
     owner = target.uid if target is not None and target.kind == "spool" else os.geteuid()
     state.check(owner)
@@ -94,6 +99,8 @@ def _prepare(config: Config) -> Prepared:
         devices["$.requeue"] = target.device
     for key, device in devices.items():
         if device != devices["$.state_directory"]:
+            if source.kind == "export" and key == "$.source":
+                raise ConfigError(_COPIED_EXPORT, key=key)
             raise ConfigError("must be on the filesystem of state_directory: messages move by rename and link", key=key)
     state.own()
     source.own()
@@ -282,6 +289,7 @@ def make_worker(
         at_end=at_end,
         in_use=None if prepared.target is None else prepared.target.is_in_use,
         drop_after_seconds=None if config.held.drop_after_days is None else config.held.drop_after_days * 86400,
+        watch_mode=config.watch,
     )
 
 

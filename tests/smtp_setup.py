@@ -28,7 +28,7 @@ class SmtpSetup(Setup):
 
     def __init__(self, root: Path, port: int, *, processors: str = "", source: str = "export", **options: Any) -> None:
         super().__init__(root, source=source, processors=processors)
-        settings = {"host": "127.0.0.1", "port": port, "tls": "none", "timeout_seconds": 5.0, **options}
+        settings: dict[str, Any] = {"host": "127.0.0.1", "port": port, "tls": "none", "timeout_seconds": 5.0, **options}
         self.config = msgspec.structs.replace(self.config, requeue=SmtpRequeue(**settings))
 
     def write(

@@ -64,7 +64,7 @@ def page(name: str) -> str:
         text = path.read_text()
         if BEGIN in text:
             return _SECTION.sub(lambda _: section(name), text)
-        return text
+        return f"{text.rstrip()}\n\n## All settings\n\n{section(name)}\n"
     module = inspect.getmodule(registry.find(name))
     about = inspect.getdoc(module) or ""
     about = about.partition("\n\nDiagnostics:")[0]

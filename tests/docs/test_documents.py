@@ -42,8 +42,10 @@ def log_events() -> dict[str, str]:
                 named = ast.unparse(node.func.value)
                 if node.func.attr in LEVELS and re.search(r"\blog$|_log$", named) and node.args:
                     first = node.args[0]
-                    assert isinstance(first, ast.Constant), f"{path}:{node.lineno}: an event's name is a constant"
-                    found[str(first.value)] = str(path.relative_to(CHECKOUT))
+                    choices = [first.body, first.orelse] if isinstance(first, ast.IfExp) else [first]
+                    for event in choices:
+                        assert isinstance(event, ast.Constant), f"{path}:{node.lineno}: an event's name is a constant"
+                        found[str(event.value)] = str(path.relative_to(CHECKOUT))
     return found
 
 
