@@ -87,7 +87,7 @@ def check(report: Message) -> None:
     assert b"\r" not in content
     parsed = email.message_from_bytes(content, policy=email.policy.default)
     assert [name for name in parsed.keys() if "Injected" in name] == []  # noqa: SIM118
-    parts: list[Any] = list(parsed.iter_parts())  # type: ignore[attr-defined]
+    parts: list[Any] = list(parsed.iter_parts())
     assert len(parts) == 3
     (inner,) = parts[1].get_payload()
     found = [name for name, _ in inner.items()]
