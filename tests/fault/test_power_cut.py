@@ -33,7 +33,7 @@ _MIB = 32
 
 
 @contextmanager
-def mounted(image: Path, place: Path) -> Generator[None]:
+def mounted(image: Path, place: Path) -> Generator[None, None, None]:
     place.mkdir(exist_ok=True)
     if subprocess.run(["mount", "-o", "loop,commit=600", image, place], check=False, capture_output=True).returncode:
         pytest.skip("loop devices can't be mounted here")
