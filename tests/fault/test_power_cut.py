@@ -25,7 +25,6 @@ from .test_every_step import CASES, Case, _make
 pytestmark = [
     pytest.mark.campaign,
     pytest.mark.system("mkfs.ext4", "mount"),
-    pytest.mark.skipif(not os.environ.get("RESPOOL_CAMPAIGN"), reason="takes minutes: make campaign"),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount"),
 ]
 
