@@ -13,10 +13,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
-from msgspec import Struct
+from msgspec import Struct, field
 from structlog.typing import FilteringBoundLogger
 
 from ..lookups.dns import Resolver
+from ..spool.ids import MessageId
 from ..spool.message import Message
 from .edits import Edit
 from .named_table import table_named
@@ -132,6 +133,40 @@ class ProcessorConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 Config = TypeVar("Config", bound=ProcessorConfig)
 
 
+class Effects:
+    """What a processor wants done outside once the message is committed; see Processor.run_effect.
+
+    Nothing of it happens if the message is deferred or held: it is processed again then.
+    """
+
+    def __init__(self) -> None:
+        self.declared: list[tuple[str, bytes]] = []
+
+    def declare(self, kind: str, payload: bytes = b"") -> None:
+        """Run ``run_effect`` of this processor with kind and payload after the commit, at least once."""
+        self.declared.append((kind, payload))
+
+
+class Effect(Struct, frozen=True, kw_only=True):
+    """A declared effect that is due.
+
+    (id, claim, processor, number) is its key: the same effect run again after a crash has
+    the same key, and no other has it. claim tells repeated exports of one id apart.
+    """
+
+    id: MessageId
+    claim: int
+    processor: str
+    number: int
+    kind: str
+    payload: bytes
+
+    @property
+    def key(self) -> str:
+        """The key as text."""
+        return f"{self.id}.{self.claim}/{self.processor}/{self.number}"
+
+
 class Context(Struct, frozen=True, kw_only=True):
     """The outside, as a processor may reach it, for one message.
 
@@ -148,6 +183,7 @@ class Context(Struct, frozen=True, kw_only=True):
     deadline: float
     attempt: int = 1
     results: tuple[AuthResult, ...] = ()
+    effects: Effects = field(default_factory=Effects)
 
     def lookup(self, table: str, key: bytes | str) -> bytes | None:
         """The value of key in the table ``lmdb;/file`` (Exim's prefixes allowed); None if it is absent.
@@ -184,3 +220,11 @@ class Processor(Generic[Config]):
     def process(self, message: Message, context: Context) -> Verdict:
         """Look at message and say what shall happen. See the module's Diagnostics for what may be raised."""
         raise NotImplementedError
+
+    def run_effect(self, effect: Effect, log: FilteringBoundLogger) -> None:
+        """Carry out an effect that process() declared, after the commit and at least once.
+
+        TemporaryError or OSError: tried again later, with the same key. Anything else is
+        logged, and the effect given up.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares effects but has no run_effect()")

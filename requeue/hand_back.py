@@ -6,16 +6,23 @@ later); OSError from the system, with everything done so far on disk for the rec
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
+import msgspec
+
+from ..spool.ids import MessageId
 from ..spool.sources import Source
 from . import durable
+from .effects import RunEffects, read_effects
 from .group_sync import GroupSync
-from .job import OUT, Job
+from .job import OUT, Job, parse_output
+from .ledger import Ledger
 from .notify import Tell
 from .plan import Defer, Hold, Plan, Requeue, SetAside
-from .publish import Published, publish
+from .publish import Published, publish, read_id
+from .reading import read_asked_for
 from .stage import stage
 from .state import GONE, StateDirectory
 from .target import Target
@@ -26,7 +33,8 @@ class HandBack:
 
     ordered says that the file system's journal keeps metadata in order (ext4, XFS), so
     that one fsync commits every earlier link and rename. Elsewhere each step is synced by
-    itself, the destination of a rename always before its source.
+    itself, the destination of a rename always before its source. ledger is given for an
+    export source. queue is where outputs usually go.
     """
 
     def __init__(
@@ -38,7 +46,13 @@ class HandBack:
         source: Source | None,
         keep_id: bool = True,
         ordered: bool = True,
+        ledger: Ledger | None = None,
+        run_effects: RunEffects | None = None,
+        queue: str = "",
     ) -> None:
+        self._ledger = ledger
+        self._run_effects = run_effects
+        self._queue = queue
         self._state = state
         self._target = target
         self._tell = tell
@@ -51,55 +65,75 @@ class HandBack:
         """Do what plan says; the job is closed by the caller, and no longer in ``work/`` after success."""
         match plan:
             case Requeue():
-                if not plan.outputs:
+                if not plan.outputs and not plan.effects:
                     self.settle(job)
                     return ()
                 if not self._ordered:
                     self._sync_claim(job)
-                stage(job, plan.outputs, self._target, keep_id=self._keep_id)
+                stage(job, plan.outputs, self._target, keep_id=self._keep_id, effects=plan.effects)
                 if not self._ordered:
                     self._sync_out(job)
                 return self.finish(job)
             case Defer():
-                self._put(job, "deferred", plan.reason, plan.processor, retry_at=plan.retry_at)
+                self.put_off(job, plan)
             case Hold():
                 self._put(job, "held", plan.reason, plan.processor)
             case SetAside():
                 self._put(job, "corrupt", plan.reason)
         return ()
 
-    def finish(self, job: Job) -> tuple[Published, ...]:
-        """Publish what is left of a committed job, tell Exim, settle."""
+    def finish(self, job: Job, *, recovered: bool = False) -> tuple[Published, ...]:
+        """Publish what is left of a committed job, tell Exim, settle.
+
+        recovered: somebody began to publish it before. Whether what they renamed was
+        durable nobody can say, nor in which directory it is; after this it is.
+        """
+        before = self._published_before(job) if recovered else ()
         published = publish(job, self._target, self._syncs)
-        self._tell(published)
-        if not published:
-            # A recovery after the last rename: whether that was durable nobody can say, nor
-            # which directory it was. It is durable after this.
+        if recovered:
             self._target.sync_file_system()
+        self._tell((*before, *published))
         if not self._ordered:
             self._sync_out(job)
         self.settle(job)
         return published
 
+    def _published_before(self, job: Job) -> tuple[Published, ...]:
+        """Outputs whose ``-H`` has left ``out/``, so that Exim is told once more."""
+        out = durable.open_directory(OUT, at=job.descriptor)
+        try:
+            names = os.listdir(out)
+            waiting = {read_id(out, name) for name in map(parse_output, names) if name is not None}
+        finally:
+            os.close(out)
+        ids: list[MessageId] = []
+        for name in names:
+            if name.endswith("-D"):
+                with contextlib.suppress(ValueError):
+                    ids.append(MessageId(name[:-2]))
+        return tuple(Published(message_id, self._queue) for message_id in ids if message_id not in waiting)
+
     def settle(self, job: Job) -> None:
-        """Forget a finished message: out of sight by one rename, then removed."""
-        work = self._state.states["work"]
-        gone = GONE + job.claim.name
-        durable.rename(job.claim.name, gone, at=work, to=work)
-        durable.remove_tree(gone, at=work)
+        """Forget a finished message: effects, the ledger's mark, out of sight by one rename, removed."""
+        effects = read_effects(job)
+        if effects and self._run_effects is not None:
+            self._run_effects(job, effects)
+        if self._ledger is not None:
+            settle_in(self._ledger, job)
+        forget(job)
+
+    def put_off(self, job: Job, plan: Defer) -> None:
+        """Move a job, in whatever phase it is, to ``deferred/``."""
+        self._put(job, "deferred", plan.reason, plan.processor, retry_at=plan.retry_at)
 
     def _put(self, job: Job, place: str, reason: str, processor: str = "", retry_at: float = 0.0) -> None:
-        status = job.read_status()
+        status, now = job.read_status(), time.time()
         job.write_status(
-            type(status)(
-                attempt=status.attempt,
-                reason=reason,
-                processor=processor,
-                since=time.time(),
-                retry_at=retry_at,
-                released=status.released,
+            msgspec.structs.replace(
+                status, reason=reason, processor=processor, since=now, retry_at=retry_at, crashes=0,
+                deferred_since=(status.deferred_since or now) if place == "deferred" else 0.0,
             )
-        )
+        )  # fmt: skip
         if not self._ordered:
             self._sync_claim(job)
         job.release_data()
@@ -112,6 +146,12 @@ class HandBack:
         durable.sync(job.descriptor)
         durable.sync(self._state.states["work"])
         if self._source is not None:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                place = self._source.input.open_subdirectory(job.id.split_directory)
+                try:
+                    durable.sync(place)
+                finally:
+                    os.close(place)
             durable.sync(self._source.input.descriptor)
 
     def _sync_out(self, job: Job) -> None:
@@ -121,3 +161,22 @@ class HandBack:
         finally:
             os.close(out)
         durable.sync(job.descriptor)
+
+
+def settle_in(ledger: Ledger, job: Job) -> None:
+    """Mark what the claim of job owns as settled; durable on return."""
+    if job.owned is None:
+        asked_for = read_asked_for(job)
+        if asked_for is None:
+            return
+        received_time, recipients = asked_for
+        job.owned = received_time, ledger.owned_by(job.claim, received_time, recipients)
+    ledger.settle(job.claim, *job.owned)
+
+
+def forget(job: Job) -> None:
+    """Remove the directory of a job whose message is handed back, dropped or discarded."""
+    work = job.state.states["work"]
+    gone = GONE + job.claim.name
+    durable.rename(job.claim.name, gone, at=job.state.states[job.place], to=work)
+    durable.remove_tree(gone, at=work)

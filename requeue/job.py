@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from ..spool.ids import MessageId
-from ..spool.locks import lock_directory, lock_message, unlock_message
+from ..spool.locks import lock_directory, lock_message, unlock_directory, unlock_message
 from . import durable
 from .state import Claim, StateDirectory
 
@@ -76,16 +76,22 @@ def parse_output(name: str) -> OutputName | None:
 class Status(Struct, frozen=True, kw_only=True):
     """What is remembered of a message between attempts, as readable text beside it.
 
-    attempt is the one under way or last made, from 1; retry_at is Unix time, 0 where no
-    retry is due; released names the processor whose hold an operator overrode.
+    attempt is the one under way or last made, from 1; crashes counts the attempts in a
+    row that ended with the worker's death. since is when the message came into its
+    state, deferred_since when it was deferred for the first time, retry_at when the next
+    attempt is due: Unix time, 0 where there is none. released names whose holds an
+    operator overrode; as_is says that the original shall be requeued without processing.
     """
 
     attempt: int = 1
+    crashes: int = 0
     reason: str = ""
     processor: str = ""
     since: float = 0.0
+    deferred_since: float = 0.0
     retry_at: float = 0.0
     released: tuple[str, ...] = ()
+    as_is: bool = False
 
 
 class Job:
@@ -102,6 +108,8 @@ class Job:
         self.descriptor = descriptor
         self.data: int | None = None
         self.has_message_lock = False
+        #: What the ledger has for this claim: received time, and the recipients that are its own.
+        self.owned: tuple[int, frozenset[bytes]] | None = None
 
     @property
     def id(self) -> MessageId:
@@ -129,6 +137,8 @@ class Job:
     def close(self) -> None:
         """Give everything back; the files stay where they are."""
         self.release_data()
+        # A forked child may have a copy of the descriptor, and with it the lock.
+        unlock_directory(self.descriptor)
         os.close(self.descriptor)
 
     def release_data(self) -> None:
@@ -193,6 +203,9 @@ class Job:
         descriptor = durable.create_file(temporary, at=self.descriptor)
         try:
             durable.write(descriptor, msgspec.json.format(msgspec.json.encode(status), indent=2) + b"\n")
+            # An operator's command may run as root: the sidecar has to read what it wrote.
+            owner = os.fstat(self.descriptor)
+            durable.give(descriptor, owner.st_uid, owner.st_gid, durable.FILE_MODE)
         finally:
             os.close(descriptor)
         durable.replace(temporary, STATUS, at=self.descriptor)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from ..spool.message import Message
+from .effects import Effect
 
 
 class Output(Struct, frozen=True, kw_only=True):
@@ -31,11 +32,12 @@ class Requeue(Struct, frozen=True, kw_only=True, tag="requeue"):
     """Publish these outputs; none at all where the message was discarded.
 
     reason says why there is none, or why the message is frozen. The first output may
-    keep the id, all others get new ones.
+    keep the id, all others get new ones. effects run once the outputs are published.
     """
 
     outputs: tuple[Output, ...] = ()
     reason: str = ""
+    effects: tuple[Effect, ...] = ()
 
 
 class Defer(Struct, frozen=True, kw_only=True, tag="defer"):

@@ -53,11 +53,14 @@ def publish(job: Job, target: Target, syncs: GroupSync) -> tuple[Published, ...]
         try:
             for name in names:
                 publications.append(_publish_one(job, out, name, target))
-            for directory in {p.directory_key: p.directory for p in publications}.values():
-                syncs.sync(directory)
         finally:
-            for publication in publications:
-                publication.close(job)
+            # Also for those that went before one that failed: never unlocked before durable.
+            try:
+                for directory in {p.directory_key: p.directory for p in publications}.values():
+                    syncs.sync(directory)
+            finally:
+                for publication in publications:
+                    publication.close(job)
     finally:
         os.close(out)
     return tuple(Published(p.id, p.name.queue) for p in publications)
@@ -82,7 +85,7 @@ class _Publication:
 
 def _publish_one(job: Job, out: int, name: OutputName, target: Target) -> _Publication:
     for _ in range(_ATTEMPTS):
-        message_id = _read_id(out, name)
+        message_id = read_id(out, name)
         data = _lock(job, out, message_id)
         try:
             directory = _place(out, name, message_id, target)
@@ -100,7 +103,8 @@ def _publish_one(job: Job, out: int, name: OutputName, target: Target) -> _Publi
     raise ConflictError(job.id, "other files under every id that was tried")
 
 
-def _read_id(out: int, name: OutputName) -> MessageId:
+def read_id(out: int, name: OutputName) -> MessageId:
+    """The id in the first line of a staged ``-H``."""
     descriptor = durable.open_file(name.name, at=out)
     try:
         line, _, _ = os.pread(descriptor, 64, 0).partition(b"\n")
@@ -124,6 +128,10 @@ def _lock(job: Job, out: int, message_id: MessageId) -> int:
         if not job.lock():
             raise ConflictError(message_id, "Exim, or another program that locks -D")
         return job.open_data()
+    if message_id == job.id and not job.lock():
+        # A changed body under a kept id: whoever still has the original -D open must not
+        # deliver it with our -H. Kept until the job is settled.
+        raise ConflictError(message_id, "Exim, or another program that locks -D")
     data = durable.open_file(message_id.data_name, at=out, write=True)
     if not lock_message(data, message_id):
         os.close(data)

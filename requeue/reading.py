@@ -7,6 +7,7 @@ caller sets it aside. OSError from the system.
 from __future__ import annotations
 
 import os
+from typing import Final
 
 from ..errors import SpoolFormatError
 from ..spool.body import FileBody
@@ -17,6 +18,10 @@ from ..spool.journal import merge_journal
 from ..spool.message import Message
 from . import durable
 from .job import Job
+from .ledger import owned_recipients
+
+#: The ACL variable by which Exim's routers, and respool itself, know a message that went through.
+MARK: Final = "acl_m_respool"
 
 
 def read_message(job: Job) -> Message:
@@ -30,6 +35,20 @@ def read_message(job: Job) -> Message:
     envelope = _merged(job, envelope)
     body = FileBody(job.open_data(), job.id.body_offset, wireformat=envelope.is_wireformat)
     return Message(envelope, body)
+
+
+def read_asked_for(job: Job) -> tuple[int, tuple[bytes, ...]] | None:
+    """Received time and recipients that a claimed export asks for: what the ledger is told.
+
+    None where it has no part in the ledger: no message, or one that carries our mark.
+    """
+    try:
+        envelope = parse_header_file(read_file(job.id.header_name, at=job.descriptor), file=job.id.header_name)
+    except (SpoolFormatError, FileNotFoundError):
+        return None
+    if MARK in envelope.variables:
+        return None
+    return envelope.received_time, owned_recipients(envelope)
 
 
 def check_first_line(descriptor: int, message_id: MessageId) -> None:

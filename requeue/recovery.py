@@ -3,13 +3,15 @@
 Whoever gets the directory lock of a claim that is not its own is the recovery, at start
 and at run time: a live owner holds that lock.
 
-Diagnostics: OSError from the system; the message stays where it is.
+Diagnostics: ConflictError where Exim's lock is taken (later); OSError from the system.
+The message stays where it is.
 """
 
 from __future__ import annotations
 
 import os
 
+from ..errors import ConflictError
 from ..spool.directory import Found
 from ..spool.sources import Source
 from . import durable
@@ -27,8 +29,13 @@ def recover(state: StateDirectory, source: Source | None, job: Job) -> Phase:
     phase = job.phase()
     if phase is Phase.EMPTY:
         durable.remove_directory(job.claim.name, at=state.states[job.place])
-    elif phase is Phase.HALF and source is not None and _collect(job, source):
-        phase = Phase.CLAIMED
+    elif phase is Phase.HALF and source is not None:
+        if durable.exists(job.id.data_name, at=job.descriptor) is not None and not job.lock():
+            # Exim opened -D before it was moved, and got the lock when our predecessor died:
+            # it may be delivering by the -H that is still in the source.
+            raise ConflictError(job.id, "Exim, or another program that locks -D")
+        if _collect(job, source):
+            phase = Phase.CLAIMED
     return phase
 
 

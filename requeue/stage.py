@@ -12,17 +12,20 @@ import os
 
 from ..errors import ConflictError
 from ..spool.directory import occupants
-from ..spool.editing import with_id
+from ..spool.editing import modern_recipients, with_id
 from ..spool.header_file import render_header_file
 from ..spool.ids import MessageId
 from . import durable
-from .job import OUT, STAGING, Job, OutputName
+from .effects import Effect, render_plan
+from .job import OUT, PLAN, STAGING, Job, OutputName
 from .plan import Output
 from .target import Target
 
 
-def stage(job: Job, outputs: tuple[Output, ...], target: Target, *, keep_id: bool) -> None:
-    """Write outputs into ``out.tmp/`` and commit them as ``out/``.
+def stage(
+    job: Job, outputs: tuple[Output, ...], target: Target, *, keep_id: bool, effects: tuple[Effect, ...] = ()
+) -> None:
+    """Write outputs, and effects if there are any, into ``out.tmp/`` and commit them as ``out/``.
 
     keep_id lets the first output have the claimed id, if Exim is done with it and the
     target queue has nothing of that name (design: *Ids*).
@@ -33,11 +36,14 @@ def stage(job: Job, outputs: tuple[Output, ...], target: Target, *, keep_id: boo
     staging = durable.open_directory(STAGING, at=job.descriptor)
     try:
         for number, output in enumerate(outputs):
-            kept = number == 0 and keep_id and _may_keep_id(job, output.queue, target)
+            kept = number == 0 and keep_id and target.accepts(job.id) and _may_keep_id(job, output.queue, target)
             message_id = job.id if kept else target.mint(job.id)
             _write_data(job, staging, message_id, output, target)
-            content = render_header_file(with_id(output.message.envelope, message_id))
+            # Of #1 and #2 recipients a modern Exim loses a byte or the flags (spool_in.c).
+            content = render_header_file(modern_recipients(with_id(output.message.envelope, message_id)))
             write_new(OutputName(number, output.queue).name, content, at=staging, target=target)
+        if effects:
+            write_new(PLAN, render_plan(effects), at=staging, target=target)
     finally:
         os.close(staging)
     durable.rename(STAGING, OUT, at=job.descriptor, to=job.descriptor)

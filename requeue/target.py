@@ -20,6 +20,7 @@ from ..spool.ids import ALPHABET, IdMinter, MessageId
 from . import durable
 
 Kind = Literal["spool", "directory"]
+IdFormat = Literal["same", "short", "long"]
 
 _MAKING_ATTEMPTS: Final = 16
 
@@ -30,11 +31,20 @@ class Target:
     kind ``spool``: path is Exim's spool directory, outputs go to ``path[/queue]/input[/X]``.
     kind ``directory``: outputs go to path itself, whatever their queue. split says whether
     ``X`` is used; None finds out by looking for such subdirectories, once per queue.
+    id_format says which ids the destination can read: ``short`` before Exim 4.97, which
+    sees no others; ``same`` as in the source.
     """
 
     def __init__(
-        self, kind: Kind, path: str, *, split: bool | None = None, localhost_number: int | None = None
+        self,
+        kind: Kind,
+        path: str,
+        *,
+        split: bool | None = None,
+        localhost_number: int | None = None,
+        id_format: IdFormat = "same",
     ) -> None:
+        self._id_format = id_format
         self.kind: Kind = kind
         self.path = path
         try:
@@ -66,9 +76,13 @@ class Target:
         """Make everything on the target's file system durable."""
         durable.sync_file_system(self.descriptor)
 
+    def accepts(self, message_id: MessageId) -> bool:
+        """True if the destination can read a message of this id."""
+        return self._id_format == "same" or (self._id_format == "long") == message_id.is_long
+
     def mint(self, like: MessageId) -> MessageId:
-        """A new id in the shape of another: the Exim that wrote that one reads this one."""
-        return self._minters[like.is_long].mint()
+        """A new id, in the shape of another unless id_format says which one."""
+        return self._minters[like.is_long if self.accepts(like) else not like.is_long].mint()
 
     def open_input(self, queue: str) -> int:
         """A descriptor, the caller's to close, of the directory that holds a queue's messages."""

@@ -55,8 +55,26 @@ class SpoolRequeue(_Section, frozen=True, kw_only=True, tag_field="kind", tag="s
         "keep"
     )
     notify: Annotated[
-        Literal["auto", "socket", "none"], Meta(description="How Exim is told; its periodic runner is always needed.")
+        Literal["auto", "socket", "command", "none"],
+        Meta(
+            description="How Exim is told: by its notifier socket, by `exim -Mc`, by the one that works (auto), "
+            "or not at all. Its periodic runner is needed in any case."
+        ),
     ] = "auto"
+    notifier_socket: Annotated[
+        str, Meta(description="Exim's notifier_socket; empty for its default, exim_daemon_notify in the spool directory.")
+    ] = ""
+    id_format: Annotated[
+        Literal["same", "short", "long"],
+        Meta(description="Ids that the destination reads: short before Exim 4.97; same: as in the source."),
+    ] = "same"
+    quoters: Annotated[
+        tuple[str, ...] | None,
+        Meta(
+            description="Lookup types of the destination, for values marked as quoted for one: a message with any "
+            "other is held. Unset: what `exim -bV` says."
+        ),
+    ] = None
     split: Annotated[
         bool | None, Meta(description="Whether the spool is split; unset: found out by looking at it.")
     ] = None
@@ -78,6 +96,35 @@ class EximSection(_Section, frozen=True, kw_only=True):
     """The Exim beside which respool runs."""
 
     command: Annotated[str, Meta(description="Exim's program.")] = "/usr/sbin/exim"
+
+
+class LedgerSection(_Section, frozen=True, kw_only=True):
+    """What is remembered of exports, so that each recipient gets a message once."""
+
+    expire_days: Annotated[
+        _Positive, Meta(description="How long settled recipients are remembered: longer than Exim retries.")
+    ] = 14.0
+    largest_mib: Annotated[int, Meta(description="Size that its files may reach; then the intake stops.", ge=16)] = 1024
+
+
+class DeferralSection(_Section, frozen=True, kw_only=True):
+    """When deferred messages are tried again."""
+
+    first_seconds: Annotated[_Positive, Meta(description="Wait before the second attempt; doubled for each other.")] = (
+        60.0
+    )
+    longest_seconds: Annotated[_Positive, Meta(description="The longest wait between two attempts.")] = 3600.0
+    hold_after_hours: Annotated[
+        _Positive, Meta(description="A message that is still deferred after so long is held instead.")
+    ] = 96.0
+
+
+class HeldSection(_Section, frozen=True, kw_only=True):
+    """What is done about held messages that nobody looks at."""
+
+    drop_after_days: Annotated[
+        _Positive | None, Meta(description="A message held for so long is dropped; unset: never.")
+    ] = None
 
 
 class DnsSection(_Section, frozen=True, kw_only=True):
@@ -154,6 +201,9 @@ class Config(PipelineConfig, frozen=True, kw_only=True):
         Meta(description="observe: log what would be done, requeue every message unchanged."),
     ] = "process"
     exim: EximSection = EximSection()
+    ledger: LedgerSection = LedgerSection()
+    deferral: DeferralSection = DeferralSection()
+    held: HeldSection = HeldSection()
 
 
 class BatchConfig(PipelineConfig, frozen=True, kw_only=True):
@@ -168,6 +218,9 @@ class BatchConfig(PipelineConfig, frozen=True, kw_only=True):
     orphan_seconds: Any = None
     mode: Any = None
     exim: Any = None
+    ledger: Any = None
+    deferral: Any = None
+    held: Any = None
 
 
 _Type = TypeVar("_Type", bound=PipelineConfig)
@@ -212,7 +265,7 @@ _FIELD: Final = re.compile(r"(?:unknown|required) field `([^`]*)`")
 _UNKNOWN: Final = re.compile(r"unknown field `([^`]*)`")
 _SECTIONS: Final = (
     Config, ExportSource, QueueSource, DirectorySource, SpoolRequeue, DirectoryRequeue, EximSection, DnsSection,
-    ProcessorEntry, When,
+    LedgerSection, DeferralSection, HeldSection, ProcessorEntry, When,
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ PermanentError holds, anything else is wrapped as ProcessorError and ``on_error`
 
 from __future__ import annotations
 
+import random
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,8 +22,10 @@ from ..processors import api
 from ..processors.conditions import Condition
 from ..processors.edits import Edit, apply, divide
 from ..processors.results import AuthResult
+from ..requeue.effects import Effect
 from ..requeue.plan import Defer, Hold, Output, Plan, Requeue
 from ..spool.editing import freeze
+from ..spool.ids import MessageId
 from ..spool.message import Message
 
 OnError = Literal["defer", "skip", "hold"]
@@ -81,7 +84,11 @@ class Pipeline:
         queue: str = "",
         deadline_seconds: float = 60.0,
         clock: Callable[[], float] = time.time,
+        first_wait_seconds: float = 60.0,
+        longest_wait_seconds: float = 3600.0,
     ) -> None:
+        self._first_wait_seconds, self._longest_wait_seconds = first_wait_seconds, longest_wait_seconds
+        self._labels = _labels(steps)
         self._steps = steps
         self._hostname = hostname
         self._authserv_id = authserv_id
@@ -102,6 +109,7 @@ class Pipeline:
         trace: list[Traced] = []
         finished: list[_Part] = []
         reasons: list[str] = []
+        effects: list[Effect] = []
         parts = deque([_Part(message=message, position=0, queue=self._queue)])
         while parts:
             part = parts.popleft()
@@ -121,9 +129,12 @@ class Pipeline:
             )
             traced, following = _call(step, part, context, released=step.name in released)
             trace.append(traced)
+            for kind, payload in context.effects.declared if traced.error is None else ():
+                label = self._labels[part.position]
+                effects.append(Effect(processor=label, number=len(effects), kind=kind, payload=payload))
             match following:
                 case api.Defer():
-                    wait = backoff(attempt) if following.retry_after is None else following.retry_after
+                    wait = self.backoff(attempt) if following.retry_after is None else following.retry_after
                     plan = Defer(reason=following.reason, retry_at=now + wait, processor=step.name)
                     return Outcome(plan=plan, trace=tuple(trace))
                 case api.Hold():
@@ -134,12 +145,45 @@ class Pipeline:
                     parts.extendleft(reversed(following))
         reasons.extend(part.frozen_for for part in finished if part.frozen_for)
         outputs = tuple(_output(part, now) for part in finished)
-        return Outcome(plan=Requeue(outputs=outputs, reason="; ".join(reasons)), trace=tuple(trace))
+        plan = Requeue(outputs=outputs, reason="; ".join(reasons), effects=tuple(effects))
+        return Outcome(plan=plan, trace=tuple(trace))
+
+    def backoff(self, attempt: int) -> float:
+        """Seconds until the next attempt: doubling, with a jitter of a fifth so that a crowd spreads."""
+        wait = min(self._first_wait_seconds * 2.0 ** min(attempt - 1, 40), self._longest_wait_seconds)
+        return wait * random.uniform(0.8, 1.2)  # noqa: S311 no secret
+
+    def run_effects(self, message_id: MessageId, claim: int, effects: tuple[Effect, ...], log: FilteringBoundLogger) -> None:
+        """Run effects of a committed message. Raises TemporaryError or OSError where one has to be tried again."""
+        steps = dict(zip(self._labels, self._steps, strict=True))
+        for stored in effects:
+            effect = api.Effect(
+                id=message_id, claim=claim, processor=stored.processor, number=stored.number, kind=stored.kind,
+                payload=stored.payload,
+            )  # fmt: skip
+            step = steps.get(stored.processor)
+            if step is None:
+                log.error("effect.lost", key=effect.key, kind=effect.kind, reason="the processor is no longer configured")
+                continue
+            _run_effect(step, effect, log)
 
 
-def backoff(attempt: int) -> float:
-    """Seconds until the next attempt: a minute, doubling, an hour at most."""
-    return min(60.0 * 2.0 ** min(attempt - 1, 10), 3600.0)
+def _labels(steps: tuple[Step, ...]) -> tuple[str, ...]:
+    """The names of steps, the second of a name with ``#2`` and so on: to find one again by."""
+    names = [step.name for step in steps]
+    before = [names[:index].count(name) for index, name in enumerate(names)]
+    return tuple(f"{name}#{count + 1}" if count else name for name, count in zip(names, before, strict=True))
+
+
+def _run_effect(step: Step, effect: api.Effect, log: FilteringBoundLogger) -> None:
+    try:
+        step.processor.run_effect(effect, log)
+    except (TemporaryError, OSError):
+        raise
+    except Exception as raised:
+        # A bug in the processor: the message is committed, and trying again would not help.
+        error = ProcessorError(step.name, raised)
+        log.exception("effect.lost", key=effect.key, kind=effect.kind, error=error)
 
 
 def _output(part: _Part, now: float) -> Output:

@@ -45,6 +45,11 @@ def lock_directory(descriptor: int) -> bool:
     return True
 
 
+def unlock_directory(descriptor: int) -> None:
+    """Give an flock on a directory back."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
 def _try_lock(descriptor: int, request: bytes) -> bool:
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, request)

@@ -1,0 +1,434 @@
+"""The ledger of exports: each recipient of a message belongs to one claim.
+
+Exim's queuefile transport exports at least once: naive routers export a message once per
+recipient, a killed delivery exports again. The ledger says who was first. Two files in
+``state_directory/ledger/``:
+
+``owned``    which claim, whose directory is there, owns a recipient. It can be derived from
+             the claim directories, so it is never synced, and made anew at every start.
+``settled``  recipients whose message was handed back. Synced before the claim is removed.
+
+A claim that is settled goes from the first to the second file in this order; whoever puts
+looks at the first and then at the second. So there is no moment at which nobody owns it.
+
+Diagnostics: LedgerError (an OSError: the intake pauses and the message stays where it is)
+for whatever LMDB reports; entries() and open_for_reading() too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import struct
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any, Final
+
+import lmdb
+from msgspec import Struct
+
+from ..spool.envelope import Envelope, unique_form
+from ..spool.ids import MessageId
+from . import durable
+from .state import STATES, Claim, StateDirectory
+
+DIRECTORY: Final = "ledger"
+EXPIRY_SECONDS: Final = 14 * 86400.0
+
+_OWNED, _SETTLED = "owned", "settled"
+#: claim, Unix time of the entry; the recipient follows, for people.
+_VALUE: Final = struct.Struct(">QQ")
+_LONGEST_SHOWN: Final = 320
+_FIRST_SIZE: Final = 16 << 20
+_SWEPT_AT_ONCE: Final = 5000
+
+
+class LedgerError(OSError):
+    """LMDB could not do it: no space, a damaged file, the largest size reached."""
+
+    def __str__(self) -> str:
+        return f"ledger: {self.args[-1]}"
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """One recipient of one message. recipient is cut after 320 bytes; time is Unix time."""
+
+    id: str
+    received_time: int
+    recipient: bytes
+    claim: int
+    settled: bool
+    time: int
+
+
+def owned_recipients(envelope: Envelope) -> tuple[bytes, ...]:
+    """Whom a claimed export asks for: the list minus the tree, domains in lower case, each once."""
+    wanted = (recipient for recipient in envelope.recipients if not envelope.is_delivered(recipient))
+    return tuple(dict.fromkeys(unique_form(recipient.address) for recipient in wanted))
+
+
+class Ledger:
+    """The open ledger of one process; its threads share transactions, and so the syncs.
+
+    Open it after a fork, never before. largest is the size in bytes that neither file
+    may exceed.
+    """
+
+    def __init__(
+        self, state: StateDirectory, *, expiry_seconds: float = EXPIRY_SECONDS, largest: int = 1 << 30
+    ) -> None:
+        self._state = state
+        self._expiry = expiry_seconds
+        with contextlib.suppress(FileExistsError):
+            durable.make_directory(DIRECTORY, at=state.descriptor)
+            durable.sync(state.descriptor)
+        _adopt(state)
+        path = os.path.join(state.path, DIRECTORY)
+        self._owned = _File(os.path.join(path, _OWNED), largest, synced=False)
+        self._settled = _File(os.path.join(path, _SETTLED), largest, synced=True)
+        self._swept_to = b""
+
+    def close(self) -> None:
+        """Close both files."""
+        self._owned.close()
+        self._settled.close()
+
+    def put(self, claim: Claim, received_time: int, recipients: Iterable[bytes]) -> frozenset[bytes]:
+        """Make claim the owner of whom nobody owns; the recipients that are its own now.
+
+        Doing it again for the same claim gives the same answer.
+        """
+        keys = {key_of(claim.id, received_time, recipient): recipient for recipient in recipients}
+        now = int(time.time())
+
+        def put_absent(transaction: Any) -> dict[bytes, bytes]:
+            mine: dict[bytes, bytes] = {}
+            there: dict[int, bool] = {claim.number: False}
+            for key, recipient in keys.items():
+                value = transaction.get(key)
+                if value is not None:
+                    owner = _VALUE.unpack_from(value)[0]
+                    if owner not in there:
+                        there[owner] = self._is_there(Claim(owner, claim.id))
+                    if there[owner]:
+                        continue
+                transaction.put(key, _value(claim.number, now, recipient))
+                mine[key] = recipient
+            return mine
+
+        mine = self._owned.change(put_absent)
+
+        # After the put, never before: who settles marks there first and lets go here second.
+        def others(transaction: Any) -> list[bytes]:
+            found: list[bytes] = []
+            for key in mine:
+                value = transaction.get(key)
+                if value is not None:
+                    owner, since = _VALUE.unpack_from(value)
+                    if owner != claim.number and since > now - self._expiry:
+                        found.append(key)
+            return found
+
+        lost = self._settled.read(others)
+        if lost:
+            self._let_go(claim, lost)
+        return frozenset(recipient for key, recipient in mine.items() if key not in lost)
+
+    def settle(self, claim: Claim, received_time: int, recipients: Iterable[bytes]) -> None:
+        """Mark recipients of claim as handed back; durable on return, by a sync that concurrent callers share."""
+        now = int(time.time())
+        values = {key_of(claim.id, received_time, name): _value(claim.number, now, name) for name in recipients}
+
+        def mark(transaction: Any) -> None:
+            for key, value in values.items():
+                transaction.put(key, value)
+
+        if values:
+            self._settled.change(mark)
+            self._let_go(claim, values)
+
+    def owned_by(self, claim: Claim, received_time: int, recipients: Iterable[bytes]) -> frozenset[bytes]:
+        """Those of recipients that claim owns, settled or not."""
+        keys = {key_of(claim.id, received_time, recipient): recipient for recipient in recipients}
+
+        def mine(transaction: Any) -> set[bytes]:
+            values = {recipient: transaction.get(key) for key, recipient in keys.items()}
+            return {name for name, value in values.items() if value and _VALUE.unpack_from(value)[0] == claim.number}
+
+        return frozenset(self._owned.read(mine) | self._settled.read(mine))
+
+    def _let_go(self, claim: Claim, keys: Iterable[bytes]) -> None:
+        def remove(transaction: Any) -> None:
+            for key in keys:
+                value = transaction.get(key)
+                if value is not None and _VALUE.unpack_from(value)[0] == claim.number:
+                    transaction.delete(key)
+
+        self._owned.change(remove)
+
+    def _is_there(self, claim: Claim) -> bool:
+        # Twice: it may have moved from a state not yet looked at to one already passed.
+        for _ in range(2):
+            for descriptor in self._state.states.values():
+                if durable.exists(claim.name, at=descriptor) is not None:
+                    return True
+        return False
+
+    def sweep(self) -> int:
+        """Remove what has expired among the next some thousand settled entries; how many that were."""
+        limit = int(time.time() - self._expiry)
+
+        def remove(transaction: Any) -> int:
+            removed = looked_at = 0
+            with transaction.cursor() as cursor:
+                is_there = cursor.set_range(self._swept_to)
+                while is_there and looked_at < _SWEPT_AT_ONCE:
+                    looked_at += 1
+                    if _VALUE.unpack_from(cursor.value())[1] <= limit:
+                        removed += 1
+                        is_there = cursor.delete() and bool(cursor.key())
+                    else:
+                        is_there = cursor.next()
+                self._swept_to = cursor.key() if is_there else b""
+            return removed
+
+        removed: int = self._settled.change(remove)
+        return removed
+
+    def entries(self, id_prefix: str = "") -> Iterator[Entry]:
+        """Every entry of the ids that begin so, by id; what is being worked on first."""
+        for file in (self._owned, self._settled):
+            yield from file.entries(id_prefix)
+
+
+def key_of(message_id: MessageId, received_time: int, recipient: bytes) -> bytes:
+    """The key of (id, received time, recipient); ordered by id. Recipients may be longer than a key: hashed."""
+    digest = hashlib.blake2b(recipient, digest_size=16).digest()
+    return message_id.encode() + struct.pack(">q", received_time) + digest
+
+
+def _value(claim: int, now: int, recipient: bytes) -> bytes:
+    return _VALUE.pack(claim, now) + recipient[:_LONGEST_SHOWN]
+
+
+def renew(state: StateDirectory) -> None:
+    """Forget who owned what: for the start of an engine, before restore() and before any worker."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in (_OWNED, _OWNED + "-lock"):
+            with contextlib.suppress(FileNotFoundError):
+                durable.unlink(f"{DIRECTORY}/{name}", at=state.descriptor)
+
+
+def restore(
+    ledger: Ledger, state: StateDirectory, read: Callable[[str, Claim], tuple[int, tuple[bytes, ...]] | None]
+) -> int:
+    """Put the entries of all claims that are there again, in claim order; how many claims had any.
+
+    read gives the received time and recipients of a claim in a state, None where its
+    originals are no message or have no part in the ledger.
+    """
+    claims = sorted((claim, name) for name in STATES for claim in state.list(name))
+    count = 0
+    for claim, name in claims:
+        found = read(name, claim)
+        if found is not None:
+            ledger.put(claim, *found)
+            count += 1
+    return count
+
+
+def open_for_reading(path: str) -> Iterator[Entry]:
+    """The entries of the ledger in a state directory at path, beside a running sidecar or without one."""
+    for name in (_OWNED, _SETTLED):
+        file = os.path.join(path, DIRECTORY, name)
+        if os.path.exists(file):
+            reader = _File(file, 0, synced=True, read_only=True)
+            try:
+                yield from reader.entries("")
+            finally:
+                reader.close()
+
+
+def _adopt(state: StateDirectory) -> None:
+    """The ledger belongs to whom the state directory belongs to, whoever opens it first."""
+    owner = os.fstat(state.descriptor)
+    descriptor = durable.open_directory(DIRECTORY, at=state.descriptor)
+    try:
+        if os.geteuid() == 0:
+            durable.give(descriptor, owner.st_uid, owner.st_gid, durable.DIRECTORY_MODE)
+    finally:
+        os.close(descriptor)
+
+
+class _Request:
+    def __init__(self, work: Callable[[Any], Any]) -> None:
+        self.work = work
+        self.answer: Any = None
+        self.error: BaseException | None = None
+        self.done = False
+
+
+class _File:
+    """One LMDB file: concurrent changes of this process share a transaction, and its sync."""
+
+    def __init__(self, path: str, largest: int, *, synced: bool, read_only: bool = False) -> None:
+        self._path, self._largest, self._synced = path, largest, synced
+        self._condition, self._gate = threading.Condition(), threading.Condition()
+        self._waiting: list[_Request] = []
+        self._busy = self._resizing = False
+        self._running = 0
+        # With sync=False a power cut may leave nonsense: only for the file that is made anew.
+        try:
+            self._environment: Any = lmdb.open(
+                path, subdir=False, map_size=_FIRST_SIZE, sync=synced, readonly=read_only, create=not read_only,
+                max_readers=512, mode=durable.FILE_MODE, max_spare_txns=0,
+            )  # fmt: skip
+        except lmdb.Error as error:
+            raise LedgerError(str(error)) from error
+        if not read_only and os.geteuid() == 0:
+            owner = os.stat(os.path.dirname(path))
+            for name in (path, path + "-lock"):
+                shutil.chown(name, owner.st_uid, owner.st_gid)
+
+    def close(self) -> None:
+        self._environment.close()
+
+    def read(self, work: Callable[[Any], Any]) -> Any:
+        """work's answer, given a transaction that sees every change made before the call."""
+        return self._run(work, write=False)
+
+    def change(self, work: Callable[[Any], Any]) -> Any:
+        """work's answer, given a transaction that is committed on return; work may run more than once."""
+        mine = _Request(work)
+        with self._condition:
+            self._waiting.append(mine)
+            while self._busy and not mine.done:
+                self._condition.wait()
+            if not mine.done:
+                # Nobody commits: this thread does, for all who wait.
+                self._busy = True
+                group, self._waiting = self._waiting, []
+        if not mine.done:
+            try:
+                self._commit(group)
+            except BaseException as error:
+                for request in group:
+                    request.error = error
+                if not isinstance(error, LedgerError):
+                    raise
+            finally:
+                with self._condition:
+                    for request in group:
+                        request.done = True
+                    self._busy = False
+                    self._condition.notify_all()
+        if mine.error is not None:
+            raise mine.error
+        return mine.answer
+
+    def _commit(self, group: list[_Request]) -> None:
+        def work(transaction: Any) -> None:
+            for request in group:
+                request.answer = request.work(transaction)
+
+        self._run(work, write=True)
+
+    def _run(self, work: Callable[[Any], Any], *, write: bool) -> Any:
+        while True:
+            try:
+                with self._entered():
+                    return self._try(work, write=write)
+            except lmdb.MapFullError as error:
+                size = self._environment.info()["map_size"]
+                if size >= self._largest:
+                    raise LedgerError(f"{self._path} has reached its largest size, {self._largest} bytes") from error
+                self._resize(min(size * 2, self._largest))
+            except lmdb.MapResizedError:
+                # Another process made it larger.
+                self._resize(0)
+            except (lmdb.Error, struct.error) as error:
+                raise LedgerError(f"{self._path}: {error}") from error
+
+    def _try(self, work: Callable[[Any], Any], *, write: bool) -> Any:
+        transaction = self._environment.begin(write=write)
+        try:
+            answer = work(transaction)
+        except BaseException:
+            transaction.abort()
+            raise
+        if write:
+            commit(transaction)
+        else:
+            transaction.abort()
+        return answer
+
+    @contextlib.contextmanager
+    def _entered(self) -> Generator[None]:
+        """LMDB's map may be resized only while this process has no transaction."""
+        with self._gate:
+            while self._resizing:
+                self._gate.wait()
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._gate:
+                self._running -= 1
+                self._gate.notify_all()
+
+    def _resize(self, size: int) -> None:
+        with self._gate:
+            if self._resizing:
+                return  # somebody does it already; the caller begins again
+            self._resizing = True
+            try:
+                while self._running:
+                    self._gate.wait()
+                self._environment.set_mapsize(size)
+            except lmdb.Error as error:
+                raise LedgerError(f"{self._path}: {error}") from error
+            finally:
+                self._resizing = False
+                self._gate.notify_all()
+
+    def entries(self, id_prefix: str) -> Iterator[Entry]:
+        settled = self._path.endswith(_SETTLED)
+        after: bytes | None = id_prefix.encode()
+        while after is not None:
+            page, after = self.read(_page(after, id_prefix.encode()))
+            for key, value in page:
+                claim, since = _VALUE.unpack_from(value)
+                yield Entry(
+                    id=key[:-24].decode(), received_time=struct.unpack(">q", key[-24:-16])[0],
+                    recipient=value[_VALUE.size :], claim=claim, settled=settled, time=since,
+                )  # fmt: skip
+
+
+_Page = tuple[list[tuple[bytes, bytes]], bytes | None]
+
+
+def _page(start: bytes, prefix: bytes) -> Callable[[Any], _Page]:
+    """The next thousand entries: no reader stays long in a transaction, which would make the file grow."""
+
+    def read(transaction: Any) -> _Page:
+        page: list[tuple[bytes, bytes]] = []
+        with transaction.cursor() as cursor:
+            is_there = cursor.set_range(start)
+            while is_there and cursor.key().startswith(prefix):
+                if len(page) == 1000:
+                    return page, bytes(cursor.key())
+                page.append((bytes(cursor.key()), bytes(cursor.value())))
+                is_there = cursor.next()
+        return page, None
+
+    return read
+
+
+def commit(transaction: Any) -> None:
+    """The one call that changes a file of the ledger: the fault tests kill and fail the program here."""
+    transaction.commit()
+
+

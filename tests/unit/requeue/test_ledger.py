@@ -1,0 +1,175 @@
+"""The ledger: who was first owns a recipient, whatever happens to the others."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from respool.requeue import ledger as ledgers
+from respool.requeue.ledger import Ledger, LedgerError, key_of, open_for_reading, renew, restore
+from respool.requeue.state import Claim, StateDirectory
+from respool.spool.ids import MessageId
+
+ID = MessageId("1xV9DW-000000007cS-1lp7")
+RECIPIENTS = (b"a@x.example", b"b@x.example", b"c@x.example")
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[StateDirectory]:
+    opened = StateDirectory(str(tmp_path))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def ledger(state: StateDirectory) -> Iterator[Ledger]:
+    opened = Ledger(state)
+    yield opened
+    opened.close()
+
+
+def claim(state: StateDirectory, number: int, place: str = "work") -> Claim:
+    made = Claim(number, ID)
+    os.mkdir(made.name, dir_fd=state.states[place])
+    return made
+
+
+def test_the_first_claim_owns_and_later_ones_get_the_rest(state: StateDirectory, ledger: Ledger) -> None:
+    first, second = claim(state, 1), claim(state, 2)
+    assert ledger.put(first, 7, RECIPIENTS[:2]) == set(RECIPIENTS[:2])
+    assert ledger.put(second, 7, RECIPIENTS) == {RECIPIENTS[2]}
+    # The same question has the same answer.
+    assert ledger.put(first, 7, RECIPIENTS[:2]) == set(RECIPIENTS[:2])
+    assert ledger.put(second, 7, RECIPIENTS) == {RECIPIENTS[2]}
+    # Another reception that happens to have the id is another message.
+    assert ledger.put(second, 8, RECIPIENTS) == set(RECIPIENTS)
+
+
+@pytest.mark.parametrize("place", ["work", "deferred", "held", "corrupt"])
+def test_an_entry_counts_while_its_claim_is_in_any_state(state: StateDirectory, ledger: Ledger, place: str) -> None:
+    ledger.put(claim(state, 1, place), 7, RECIPIENTS)
+    assert ledger.put(claim(state, 2), 7, RECIPIENTS) == frozenset()
+
+
+def test_an_entry_whose_claim_is_gone_blocks_nobody(state: StateDirectory, ledger: Ledger) -> None:
+    ledger.put(Claim(1, ID), 7, RECIPIENTS)
+    assert ledger.put(claim(state, 2), 7, RECIPIENTS) == set(RECIPIENTS)
+
+
+def test_settled_entries_count_without_a_directory_until_they_expire(
+    state: StateDirectory, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = claim(state, 1)
+    ledger.settle(first, 7, ledger.put(first, 7, RECIPIENTS))
+    os.rmdir(first.name, dir_fd=state.states["work"])
+    assert ledger.put(claim(state, 2), 7, RECIPIENTS) == frozenset()
+    assert ledger.owned_by(first, 7, RECIPIENTS) == set(RECIPIENTS)
+    assert ledger.sweep() == 0
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 15 * 86400)
+    assert ledger.put(Claim(3, ID), 7, RECIPIENTS) == set(RECIPIENTS)
+    assert ledger.sweep() == 3
+    assert [entry.settled for entry in ledger.entries()] == [False] * 3
+
+
+def test_sweep_goes_through_a_large_ledger_in_pieces(
+    state: StateDirectory, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledgers, "_SWEPT_AT_ONCE", 10)
+    ledger.settle(Claim(1, ID), 7, [b"r%d@x.example" % number for number in range(35)])
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 15 * 86400)
+    assert [ledger.sweep() for _ in range(5)] == [10, 10, 10, 5, 0]
+
+
+def test_settled_survives_and_owned_is_restored_in_claim_order(state: StateDirectory, tmp_path: Path) -> None:
+    before = Ledger(state)
+    settled, older, younger = Claim(1, ID), claim(state, 2, "held"), claim(state, 3)
+    before.settle(settled, 7, RECIPIENTS[:1])
+    before.close()
+    renew(state)
+    after = Ledger(state)
+    assert restore(after, state, lambda _place, _claim: (7, RECIPIENTS)) == 2
+    assert after.owned_by(older, 7, RECIPIENTS) == set(RECIPIENTS[1:])
+    assert after.owned_by(younger, 7, RECIPIENTS) == frozenset()
+    after.close()
+    assert [(entry.claim, entry.settled) for entry in open_for_reading(str(tmp_path))] == [
+        (2, False), (2, False), (1, True),
+    ]  # fmt: skip
+
+
+def test_the_map_grows_and_stops_at_its_bound(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledgers, "_FIRST_SIZE", 1 << 16)
+    ledger = Ledger(state, largest=1 << 20)
+    names = [b"%d@%b.example" % (number, b"x" * 200) for number in range(20000)]
+    with pytest.raises(LedgerError, match="largest size"):
+        ledger.settle(Claim(1, ID), 7, names)
+    # What fits still goes in.
+    ledger.settle(Claim(1, ID), 7, names[:1500])
+    assert len(ledger.owned_by(Claim(1, ID), 7, names)) == 1500
+    ledger.close()
+
+
+def test_threads_share_commits_and_each_recipient_has_one_owner(
+    state: StateDirectory, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = 0
+    real = ledgers.commit
+
+    def counted(transaction: Any) -> None:
+        nonlocal commits
+        commits += 1
+        real(transaction)
+
+    monkeypatch.setattr(ledgers, "commit", counted)
+    claims = [claim(state, number) for number in range(1, 17)]
+    answers: dict[int, frozenset[bytes]] = {}
+    barrier = threading.Barrier(len(claims))
+
+    def put(mine: Claim) -> None:
+        barrier.wait()
+        answers[mine.number] = ledger.put(mine, 7, RECIPIENTS)
+        ledger.settle(mine, 7, answers[mine.number])
+
+    threads = [threading.Thread(target=put, args=(mine,)) for mine in claims]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(map(len, answers.values())) == len(RECIPIENTS)
+    assert set().union(*answers.values()) == set(RECIPIENTS)
+    assert commits < 2 * len(claims)
+
+
+def test_processes_grow_the_map_under_each_other(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledgers, "_FIRST_SIZE", 1 << 16)
+    children: list[int] = []
+    for number in (1, 2, 3):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                mine = Ledger(state)
+                for round_ in range(30):
+                    names = [b"%d.%d@%b.example" % (number, round_ * 20 + n, b"x" * 200) for n in range(20)]
+                    mine.settle(Claim(number, ID), 7, names)
+                mine.close()
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+    ledger = Ledger(state)
+    assert sum(1 for _ in ledger.entries()) == 3 * 600
+    ledger.close()
+
+
+def test_keys_sort_by_id_and_hold_any_recipient() -> None:
+    assert len(key_of(ID, 7, b"x" * 100000)) == 23 + 8 + 16
+    assert key_of(ID, 7, b"a") != key_of(ID, 7, b"b") != key_of(ID, 8, b"b")
