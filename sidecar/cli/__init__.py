@@ -36,7 +36,9 @@ COMMANDS: Final = {
     "run": "run:run",
     "seal": "seal:seal",
     "show": "show:show",
+    "status": "status:status",
     "table": "tables:table",
+    "web": "web:web",
 }
 
 
