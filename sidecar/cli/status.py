@@ -30,7 +30,7 @@ from ..config import Config, load
 from ..overview import Condition, Overview, ProcessorFigures, look
 from . import terminal
 
-_STEPS: Final = " ▁▂▃▄▅▆▇█"
+_STEPS: Final = "·▁▂▃▄▅▆▇█"
 _COLOURS: Final[dict[Condition, str]] = {
     "working": "green", "paused": "bold yellow", "silent": "bold red", "not running": "bold red",
 }  # fmt: skip
