@@ -92,7 +92,7 @@ class DkimSign(Processor[Config]):
     def process(self, message: Message, context: Context) -> Verdict:
         """Sign message with the keys of its author's domain."""
         authenticated = AuthenticatedMessage.from_message(message)
-        author = find_author([authenticated.value(index) for index in authenticated.positions(b"from")])
+        author = find_author(authenticated.values(b"from"))
         if len(author.domains) != 1 or author.problem:
             return proceed(reason=f"not signed: {author.problem or 'From names no single domain'}")
         signers = [signer for domains, signer in self._signers if _covers(domains, author.domains[0])]

@@ -25,7 +25,7 @@ class Result(str, Enum):
     PERMERROR = "permerror"  # the published record or the message is wrong
 
 
-class Property(Struct, frozen=True):
+class Property(Struct, frozen=True, gc=False):
     """``ptype.property=value`` of a result, such as ``header.d=example.org``; value unquoted."""
 
     ptype: str

@@ -113,7 +113,10 @@ def _checked(found: dict[str, str]) -> RouteValue:
     verbs: list[Verb] = [name for name in _VERBS if name in found]
     if len(verbs) > 1 or (verbs and verbs[0] != "freeze" and len(found) > 1):
         raise ConfigError(f"{verbs[0]} together with {', '.join(name for name in found if name != verbs[0])}")
-    verb: Verb = verbs[0] if verbs else ""
+    verb: Verb = ""
+    for name in _VERBS:
+        if name in found:
+            verb = name
     return RouteValue(
         route=found["route"].encode() if "route" in found else None,
         queue=_queue(found["queue"]) if "queue" in found else None,

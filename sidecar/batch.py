@@ -13,22 +13,26 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Final, Literal
 
 from msgspec import Struct
 
-from ..errors import ConfigError, SpoolFormatError
+from ..errors import ConfigError, SpoolFormatError, TemporaryError
 from ..requeue import durable
 from ..requeue.plan import Defer, Hold, Output, Requeue
 from ..requeue.reading import check_first_line, read_file
 from ..spool.body import FileBody
-from ..spool.directory import Found, MessageDirectory
+from ..spool.directory import Found, MessageDirectory, list_names, occupants
 from ..spool.editing import with_id
 from ..spool.header_file import parse_header_file, render_header_file
 from ..spool.ids import IdMinter, MessageId
 from ..spool.journal import merge_journal
+from ..spool.locks import lock_directory
 from ..spool.message import Message
 from . import log
 from .config import BatchConfig
@@ -37,6 +41,8 @@ from .pipeline_setup import build_steps, make_pipeline
 
 STAGING: Final = ".respool"
 _CHUNK: Final = 32
+_NOTE: Final = "-parts"
+_PARENT_SECONDS: Final = 0.5
 
 State = Literal["written", "discarded", "deferred", "held", "corrupt", "failed"]
 
@@ -44,8 +50,7 @@ State = Literal["written", "discarded", "deferred", "held", "corrupt", "failed"]
 class Report(Struct, frozen=True, kw_only=True):
     """What became of one message of the archive.
 
-    outputs are paths below DEST of the ``-H`` files written; changes what the processors
-    did, as text, only where asked for.
+    outputs are paths below DEST of the ``-H`` files written, bytes the size of all files of theirs.
     """
 
     id: str
@@ -53,6 +58,19 @@ class Report(Struct, frozen=True, kw_only=True):
     reason: str = ""
     outputs: tuple[str, ...] = ()
     bytes: int = 0
+
+
+class Handled(Struct, frozen=True, kw_only=True):
+    """One message after process(): the report, what each processor said, the message before and after.
+
+    Bodies are closed by then: their size is known, their bytes can't be read. before is
+    None where the message could not be read.
+    """
+
+    report: Report
+    trace: tuple[Traced, ...] = ()
+    before: Message | None = None
+    after: tuple[Output, ...] = ()
 
 
 class Batch:
@@ -69,6 +87,11 @@ class Batch:
             self._destination = MessageDirectory(destination)
             self._staging = durable.open_directory(STAGING, at=self._destination.descriptor)
 
+    @property
+    def step_count(self) -> int:
+        """How many processors there are."""
+        return len(self._steps)
+
     def close(self) -> None:
         """Close all directories."""
         self._source.close()
@@ -76,9 +99,12 @@ class Batch:
             self._destination.close()
             os.close(self._staging)
 
-    def process(self, found: Found) -> tuple[Report, tuple[Traced, ...], Message | None, tuple[Message, ...]]:
-        """Process one message: the report, and for a dry run what led to it, the message before and after."""
-        place = self._source.open_subdirectory(found.subdirectory)
+    def process(self, found: Found) -> Handled:
+        """Process one message, and write the result unless this is a dry run."""
+        try:
+            place = self._source.open_subdirectory(found.subdirectory)
+        except OSError as error:
+            return Handled(report=Report(id=str(found.id), state="failed", reason=str(error)))
         try:
             data = durable.open_file(found.id.data_name, at=place)
             try:
@@ -86,15 +112,13 @@ class Batch:
             finally:
                 os.close(data)
         except SpoolFormatError as error:
-            return Report(id=found.id, state="corrupt", reason=str(error)), (), None, ()
+            return Handled(report=Report(id=str(found.id), state="corrupt", reason=str(error)))
         except OSError as error:
-            return Report(id=found.id, state="failed", reason=str(error)), (), None, ()
+            return Handled(report=Report(id=str(found.id), state="failed", reason=str(error)))
         finally:
             os.close(place)
 
-    def _process(
-        self, found: Found, place: int, data: int
-    ) -> tuple[Report, tuple[Traced, ...], Message | None, tuple[Message, ...]]:
+    def _process(self, found: Found, place: int, data: int) -> Handled:
         check_first_line(data, found.id)
         header = read_file(found.id.header_name, at=place)
         journal: bytes | None = None
@@ -104,34 +128,47 @@ class Batch:
         merged = envelope if journal is None else merge_journal(envelope, journal)
         message = Message(merged, FileBody(data, found.id.body_offset, wireformat=envelope.is_wireformat))
         outcome = self._pipeline.run(message, log=self._log)
+        outputs: tuple[Output, ...] = ()
+        state: State
         match outcome.plan:
-            case Requeue(outputs=()):
-                report = Report(id=found.id, state="discarded", reason=outcome.plan.reason)
-                return report, outcome.trace, message, ()
             case Requeue():
-                after = tuple(output.message for output in outcome.plan.outputs)
+                outputs = outcome.plan.outputs
+                state = "written" if outputs else "discarded"
             case Defer():
-                report = Report(id=found.id, state="deferred", reason=outcome.plan.reason)
-                return report, outcome.trace, message, ()
+                state = "deferred"
             case Hold():
-                report = Report(id=found.id, state="held", reason=outcome.plan.reason)
-                return report, outcome.trace, message, ()
+                state = "held"
             case _:
                 raise AssertionError("the pipeline makes no other plan")
-        if self._dry_run:
-            return Report(id=found.id, state="written", reason=outcome.plan.reason), outcome.trace, message, after
-        paths: list[str] = []
+        paths: tuple[str, ...] = ()
         size = 0
-        for number, output in enumerate(outcome.plan.outputs):
-            message_id = found.id if number == 0 else self._minters[found.id.is_long].mint()
+        if outputs and not self._dry_run:
             # Untouched headers go over as they are, with the journal beside them; rewritten ones have it merged.
-            untouched = output.message.envelope is merged and number == 0
-            content = header if untouched else render_header_file(with_id(output.message.envelope, message_id))
-            size += self._write(found, data, output, message_id, content, journal if untouched else None)
-            prefix = f"{message_id.split_directory}/" if found.subdirectory else ""
-            paths.append(f"{prefix}{message_id.header_name}")
-        report = Report(id=found.id, state="written", reason=outcome.plan.reason, outputs=tuple(paths), bytes=size)
-        return report, outcome.trace, message, after
+            untouched = len(outputs) == 1 and outputs[0].message.envelope is merged
+            paths, size = self._write_all(found, data, outputs, (header, journal) if untouched else None)
+        report = Report(id=str(found.id), state=state, reason=outcome.plan.reason, outputs=paths, bytes=size)
+        return Handled(report=report, trace=outcome.trace, before=message, after=outputs)
+
+    def _write_all(
+        self, found: Found, data: int, outputs: tuple[Output, ...], original: tuple[bytes, bytes | None] | None
+    ) -> tuple[tuple[str, ...], int]:
+        """Write the outputs; the first, under the id of the original, comes last, as it says that all is done.
+
+        Of the others a note is left while they are being written: an interrupted message is
+        processed again, and they with it, so resuming has to remove them.
+        """
+        ids = [found.id, *(self._minters[found.id.is_long].mint() for _ in outputs[1:])]
+        note = found.id + _NOTE
+        if len(ids) > 1:
+            self._stage(note, "\n".join(ids[1:]).encode())
+        size = 0
+        for message_id, output in reversed(list(zip(ids, outputs, strict=True))):
+            header, journal = original or (render_header_file(with_id(output.message.envelope, message_id)), None)
+            size += self._write(found, data, output, message_id, header, journal)
+        if len(ids) > 1:
+            durable.unlink(note, at=self._staging)
+        prefixes = [f"{message_id.split_directory}/" if found.subdirectory else "" for message_id in ids]
+        return tuple(prefix + message_id.header_name for prefix, message_id in zip(prefixes, ids, strict=True)), size
 
     def _write(
         self, found: Found, data: int, output: Output, message_id: MessageId, content: bytes, journal: bytes | None
@@ -184,6 +221,26 @@ class Batch:
         return durable.create_file(name, at=self._staging)
 
 
+@contextlib.contextmanager
+def own(destination: str) -> Generator[None]:
+    """Make DEST, and be the one batch that writes it, workers included. Raises ConfigError."""
+    try:
+        os.makedirs(destination, mode=durable.DIRECTORY_MODE, exist_ok=True)
+        descriptor = durable.open_directory(destination)
+    except OSError as error:
+        raise ConfigError(f"{destination}: {error.strerror}") from error
+    try:
+        # The workers of a batch that was killed notice it within _PARENT_SECONDS.
+        give_up = time.monotonic() + 4 * _PARENT_SECONDS
+        while not lock_directory(descriptor):
+            if time.monotonic() > give_up:
+                raise ConfigError(f"{destination} is being written by another batch")
+            time.sleep(_PARENT_SECONDS / 4)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def survey(source: str, destination: str, *, resume: bool, dry_run: bool) -> list[Found]:
     """What is left to do, oldest first; makes DEST. Raises ConfigError.
 
@@ -206,11 +263,40 @@ def survey(source: str, destination: str, *, resume: bool, dry_run: bool) -> lis
         raise ConfigError(f"{destination}: {error.strerror}") from error
     try:
         done = {found.id for found in target.list().pairs}
+        if resume:
+            done -= _clean_up(target, done)
     finally:
         target.close()
     if done and not resume:
         raise ConfigError(f"{destination} holds {len(done)} messages already: give --resume, or another directory")
     return [found for found in pairs if found.id not in done]
+
+
+def _clean_up(target: MessageDirectory, done: set[MessageId]) -> set[MessageId]:
+    """Remove what an interrupted run has staged, and written of messages that it had divided and not finished.
+
+    The ids of the latter.
+    """
+    staging = durable.open_directory(STAGING, at=target.descriptor)
+    removed: set[MessageId] = set()
+    try:
+        for name in list_names(staging):
+            if not name.endswith(_NOTE):
+                continue
+            if name.removesuffix(_NOTE) not in done:
+                for text in read_file(name, at=staging).decode("ascii", "replace").split():
+                    # A torn note names nothing that was written: its part ids come after it.
+                    with contextlib.suppress(ValueError):
+                        message_id = MessageId(text)
+                        removed.add(message_id)
+                        for path in occupants(target.descriptor, message_id):
+                            durable.unlink(path, at=target.descriptor)
+        # Notes only now: a kill between here and there is like one before.
+        for name in list_names(staging):
+            durable.unlink(name, at=staging)
+    finally:
+        os.close(staging)
+    return removed
 
 
 def run(
@@ -230,7 +316,10 @@ def run(
             for chunk in islice(chunks, len(done)):
                 pending.add(pool.submit(_process_chunk, chunk))
             for future in done:
-                yield from future.result()
+                try:
+                    yield from future.result()
+                except BrokenProcessPool as error:
+                    raise TemporaryError("a worker process died: run again with --resume") from error
 
 
 def finish(destination: str) -> None:
@@ -255,11 +344,19 @@ _batch: Batch | None = None
 
 def _start(source: str, destination: str, config: BatchConfig) -> None:
     global _batch  # noqa: PLW0603 one per worker process
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     log.configure()
     _batch = Batch(source, destination, config)
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when its parent is gone: nobody would take its results, and it holds the lock of DEST."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_SECONDS)
+    os._exit(1)
 
 
 def _process_chunk(chunk: list[Found]) -> list[Report]:
     if _batch is None:
         raise RuntimeError("the worker process was not started")
-    return [_batch.process(found)[0] for found in chunk]
+    return [_batch.process(found).report for found in chunk]

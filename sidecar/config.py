@@ -62,7 +62,8 @@ class SpoolRequeue(_Section, frozen=True, kw_only=True, tag_field="kind", tag="s
         ),
     ] = "auto"
     notifier_socket: Annotated[
-        str, Meta(description="Exim's notifier_socket; empty for its default, exim_daemon_notify in the spool directory.")
+        str,
+        Meta(description="Exim's notifier_socket; empty for its default, exim_daemon_notify in the spool directory."),
     ] = ""
     id_format: Annotated[
         Literal["same", "short", "long"],
@@ -209,7 +210,7 @@ class Config(PipelineConfig, frozen=True, kw_only=True):
 class BatchConfig(PipelineConfig, frozen=True, kw_only=True):
     """The same file as ``respool batch`` reads it: what concerns the sidecar alone is not looked at."""
 
-    workers: int = msgspec.field(default_factory=lambda: os.cpu_count() or 1)
+    workers: Annotated[int, Meta(ge=1, le=256)] = msgspec.field(default_factory=lambda: os.cpu_count() or 1)
     state_directory: Any = None
     source: Any = None
     requeue: Any = None

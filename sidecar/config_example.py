@@ -3,8 +3,7 @@
 Every setting of respool and of every installed processor is in it, with its description;
 what is commented out is the default, or an example of what has none.
 
-Diagnostics: ConfigError from the registry for an installed processor that can't be
-imported; else raises nothing.
+Diagnostics: raises nothing; an installed processor that can't be imported is a comment.
 """
 
 from __future__ import annotations
@@ -15,14 +14,15 @@ import shutil
 import subprocess
 import textwrap
 from collections.abc import Iterator
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import msgspec
 from msgspec import NODEFAULT, Struct
 from msgspec.inspect import Field, ListType, Metadata, StructType, Type, UnionType, VarTupleType
 
+from ..errors import ConfigError
 from ..processors import registry
-from ..processors.api import Phase
+from ..processors.api import Phase, Processor
 from .config import Config, ProcessorEntry
 
 _WIDTH: Final = 98
@@ -139,8 +139,8 @@ def _bare(kind: Type) -> Type:
 def _description(field: Field) -> str:
     kind, text = field.type, ""
     while isinstance(kind, Metadata):
-        schema: dict[str, Any] | None = kind.extra_json_schema
-        text = text or str((schema or {}).get("description", ""))
+        schema = cast("dict[str, Any] | None", kind.extra_json_schema) or {}
+        text = text or str(schema.get("description", ""))
         kind = kind.type
     choices = _bare(kind)
     if isinstance(choices, msgspec.inspect.LiteralType):
@@ -223,7 +223,12 @@ def _first_line(cls: type) -> str:
 
 def _processors(given: dict[str, Any]) -> Iterator[str]:
     """Every installed processor, in an order that the phases allow; the usual ones in use."""
-    found = {name: registry.find(name) for name in registry.known()}
+    found: dict[str, type[Processor[Any]]] = {}
+    for name in sorted(registry.known()):
+        try:
+            found[name] = registry.find(name)
+        except ConfigError as error:
+            yield from _comment(error.reason)
     rank = {name: place for place, name in enumerate(_USUAL)}
     names = sorted(found, key=lambda name: (Phase(found[name].phase).rank, rank.get(name, len(rank)), name))
     yield from _comment(

@@ -27,9 +27,7 @@ from msgspec import Struct
 
 from ..errors import ConfigError, SpoolFormatError
 from ..lookups.table_build import build as build_table
-from ..processors import registry
-from ..processors.api import Freeze, Proceed
-from ..processors.edits import Edit, apply
+from ..processors.api import Proceed
 from ..requeue.plan import Requeue
 from ..spool.body import BytesBody
 from ..spool.header_file import parse_header_file
@@ -38,7 +36,7 @@ from . import difference, log
 from .config import Config, load
 from .difference import Change
 from .engine import Report
-from .pipeline import Traced
+from .retrace import StepShown, open_recipients, retrace, step_document
 from .sample_cases import Case
 from .sample_cases import load as load_cases
 from .supervisor import make_worker, prepare
@@ -57,21 +55,10 @@ _RSA_BITS: Final = 2048
 
 #: Who is known where: what the table of the demonstration says, as lsearch lines.
 _ROUTES: Final = """\
-example.test:        local
-other.example:       route=relay.other.example
-例え.test:            local
+example.test:     route=mailboxes.example.test
+例え.test:        route=mailboxes.example.test
+other.example:    route=relay.other.example; queue=outside
 """
-
-
-class StepShown(Struct, frozen=True, kw_only=True):
-    """What one processor said and changed; seconds it took."""
-
-    processor: str
-    verdict: str
-    reason: str
-    results: tuple[str, ...]
-    changes: tuple[Change, ...]
-    seconds: float
 
 
 class OutputShown(Struct, frozen=True, kw_only=True):
@@ -126,8 +113,8 @@ def run(directory: str, cases: tuple[Case, ...] | None = None) -> Demonstration:
     except OSError as error:
         raise ConfigError(f"{error.filename or directory}: {error.strerror}") from error
     config = load(path, Config)
-    collected = _Collector(directory, {case.id: case for case in chosen})
     prepared = prepare(config)
+    collected = _Collector(directory, {case.id: case for case in chosen}, len(prepared.steps))
     try:
         with open(os.path.join(directory, "respool.log"), "wb") as file:
             make_worker(prepared, log.to_file(file), once=True, trace=True, report=collected).run()
@@ -166,9 +153,8 @@ def _set_up(directory: str, cases: tuple[Case, ...]) -> str:
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     _write(directory, f"keys/{SELECTOR}.pem", private, mode=0o600)
     _write(directory, "dns.zone", _zone(cases, key).encode())
-    if "route" in registry.known():
-        _write(directory, "tables/routes", _ROUTES.encode())
-        build_table(os.path.join(directory, "tables/routes"), os.path.join(directory, "tables/routes.mdb"))
+    _write(directory, "tables/routes", _ROUTES.encode())
+    build_table(os.path.join(directory, "tables/routes"), os.path.join(directory, "tables/routes.mdb"))
     _write(directory, "respool.toml", _configuration(directory).encode())
     return os.path.join(directory, "respool.toml")
 
@@ -192,10 +178,7 @@ def _configuration(directory: str) -> str:
     def place(name: str) -> str:
         return json.dumps(os.path.join(directory, name))
 
-    route = ""
-    if "route" in registry.known():
-        table = json.dumps("lmdb;" + os.path.join(directory, "tables/routes.mdb"))
-        route = f'\n[[processor]]\nuse = "route"\nconfig = {{ tables = [{{ by = "domain", table = {table} }}] }}\n'
+    table = json.dumps("lmdb;" + os.path.join(directory, "tables/routes.mdb"))
     return f"""\
 # The configuration of this demonstration. `respool run -c` takes it, too.
 hostname = "{HOSTNAME}"
@@ -219,7 +202,11 @@ zone_file = {place("dns.zone")}
 [[processor]]
 use = "auth"
 config = {{ trusted_sealers = ["{TRUSTED_SEALER}"] }}
-{route}
+
+[[processor]]
+use = "route"
+config = {{ tables = [{{ by = "domain", table = {table} }}] }}
+
 [[processor]]
 use = "authentication-results"
 
@@ -235,15 +222,16 @@ config = {{ domain = "{DOMAIN}", selector = "{SELECTOR}", key_file = {place(f"ke
 class _Collector:
     """Takes the engine's reports; called by several threads, while the files of the message are still open."""
 
-    def __init__(self, directory: str, cases: dict[str, Case]) -> None:
+    def __init__(self, directory: str, cases: dict[str, Case], count: int) -> None:
         self._directory = directory
+        self._count = count
         self._cases = cases
         self._guard = threading.Lock()
         self._shown: dict[str, Shown] = {}
 
     def __call__(self, report: Report) -> None:
         case = self._cases[report.id]
-        shown = _show(case, report, self._directory)
+        shown = _show(case, report, self._directory, self._count)
         with self._guard:
             self._shown[report.id] = shown
 
@@ -259,7 +247,8 @@ class _Collector:
                 )
 
 
-def _show(case: Case, report: Report, directory: str) -> Shown:
+def _show(case: Case, report: Report, directory: str, count: int) -> Shown:
+    """count: how many processors there are."""
     plan, trace = report.outcome.plan, report.outcome.trace
     try:
         envelope = parse_header_file(case.header_file, file=case.id.header_name)
@@ -278,7 +267,7 @@ def _show(case: Case, report: Report, directory: str) -> Shown:
                     id=str(published.id),
                     queue=published.queue,
                     path=os.path.join(directory, place),
-                    recipients=tuple(r.address.decode("utf-8", "backslashreplace") for r in after.undelivered),
+                    recipients=open_recipients(after),
                     changes=difference.compare(before, after, queue=published.queue),
                 )
             )
@@ -292,33 +281,11 @@ def _show(case: Case, report: Report, directory: str) -> Shown:
         state=report.state,
         reason=getattr(plan, "reason", ""),
         results={method: ",".join(words) for method, words in results.items()},
-        steps=tuple(_steps(before, trace)),
+        steps=tuple(retrace(before, trace, count)) if before is not None else (),
         outputs=tuple(outputs),
         surprises=(),
     )
     return msgspec.structs.replace(shown, surprises=tuple(_surprises(shown)))
-
-
-def _steps(before: Message | None, trace: tuple[Traced, ...]) -> Iterator[StepShown]:
-    """Each processor's part, found by applying its edits to what it saw."""
-    message = before
-    for traced in trace:
-        verdict = traced.verdict
-        edits: tuple[Edit, ...] = verdict.edits if isinstance(verdict, Proceed | Freeze) else ()
-        changes: tuple[Change, ...] = ()
-        if message is not None:
-            after = apply(message, edits)
-            changes = difference.compare(message, after.message, queue=after.queue or "")
-            message = after.message
-        results = verdict.results if isinstance(verdict, Proceed) else ()
-        yield StepShown(
-            processor=traced.processor,
-            verdict=type(verdict).__name__.lower() if verdict is not None else "error",
-            reason=str(traced.error) if traced.error is not None else getattr(verdict, "reason", ""),
-            results=tuple(f"{result.method}={result.result.value}" for result in results),
-            changes=changes,
-            seconds=traced.seconds,
-        )
 
 
 def _surprises(shown: Shown) -> Iterator[str]:
@@ -333,6 +300,10 @@ def _surprises(shown: Shown) -> Iterator[str]:
         "results": (expected.results, shown.results),
         "added": (expected.added, added),
         "removed": (expected.removed, removed),
+        "outputs": (
+            tuple((output.recipients, output.queue) for output in expected.outputs),
+            tuple((output.recipients, output.queue) for output in shown.outputs),
+        ),
     }
     for name, value in expected.variables.items():
         found = variables.get(name)
@@ -366,17 +337,7 @@ def _message_document(shown: Shown) -> dict[str, Any]:
         "state": shown.state,
         "reason": shown.reason,
         "results": shown.results,
-        "processors": [
-            {
-                "processor": step.processor,
-                "verdict": step.verdict,
-                "reason": step.reason,
-                "results": list(step.results),
-                "changes": difference.document(step.changes),
-                "seconds": round(step.seconds, 6),
-            }
-            for step in shown.steps
-        ],
+        "processors": [step_document(step) for step in shown.steps],
         "outputs": [
             {
                 "id": output.id,

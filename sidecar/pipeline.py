@@ -153,7 +153,9 @@ class Pipeline:
         wait = min(self._first_wait_seconds * 2.0 ** min(attempt - 1, 40), self._longest_wait_seconds)
         return wait * random.uniform(0.8, 1.2)  # noqa: S311 no secret
 
-    def run_effects(self, message_id: MessageId, claim: int, effects: tuple[Effect, ...], log: FilteringBoundLogger) -> None:
+    def run_effects(
+        self, message_id: MessageId, claim: int, effects: tuple[Effect, ...], log: FilteringBoundLogger
+    ) -> None:
         """Run effects of a committed message. Raises TemporaryError or OSError where one has to be tried again."""
         steps = dict(zip(self._labels, self._steps, strict=True))
         for stored in effects:
@@ -163,7 +165,9 @@ class Pipeline:
             )  # fmt: skip
             step = steps.get(stored.processor)
             if step is None:
-                log.error("effect.lost", key=effect.key, kind=effect.kind, reason="the processor is no longer configured")
+                log.error(
+                    "effect.lost", key=effect.key, kind=effect.kind, reason="the processor is no longer configured"
+                )
                 continue
             _run_effect(step, effect, log)
 

@@ -20,6 +20,13 @@ from ..errors import ConfigError
 from ..spool.ids import MessageId
 
 
+class ExpectedOutput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One message in the spool."""
+
+    recipients: Annotated[tuple[str, ...], Meta(description="Who is still to get it.")]
+    queue: Annotated[str, Meta(description="Exim's queue; empty for the default one.")] = ""
+
+
 class Expectation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``expect.toml``: what the pipeline of the demonstration makes of the message."""
 
@@ -32,7 +39,10 @@ class Expectation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     ] = {}
     added: Annotated[tuple[str, ...], Meta(description="Names of the fields added, top to bottom.")] = ()
     removed: Annotated[tuple[str, ...], Meta(description="The fields removed, whole, folds as single spaces.")] = ()
-    variables: Annotated[dict[str, str], Meta(description="ACL variables that Exim will see, among others.")] = {}
+    variables: Annotated[
+        dict[str, str], Meta(description="ACL variables of the first output that Exim will see, among others.")
+    ] = {}
+    outputs: Annotated[tuple[ExpectedOutput, ...], Meta(description="What lies in the spool afterwards.")] = ()
 
 
 class Case(Struct, frozen=True, kw_only=True):

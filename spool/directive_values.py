@@ -15,9 +15,10 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Final, Generic, TypeVar, overload
+from typing import Any, Final, Generic, TypeVar, overload
 
 from .directive import Directive
+from .unread import Unread
 
 _LEADING_NUMBER: Final = re.compile(rb"\s*([+-]?\d{1,18})")
 _USEC: Final = re.compile(rb"\.?\s*\+?(\d{1,9})")
@@ -92,12 +93,11 @@ class DirectiveValues:
     A mixin: directives and received_time are Envelope's.
     """
 
-    received_time: int
-
-    @cached_property
-    def directives(self) -> tuple[Directive, ...]:
-        """The directives in the order of the file."""
-        raise NotImplementedError
+    received_time = Unread[int]("When reception began, in Unix seconds (line 4).")
+    directives = Unread[tuple[Directive, ...]](
+        "The lines after line 4 that start with a hyphen, ACL variables among them, in their order."
+    )
+    _unread: Any = None
 
     @cached_property
     def values(self) -> dict[bytes, bytes | None]:

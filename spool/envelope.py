@@ -19,6 +19,7 @@ from msgspec import Struct
 from .directive import LONGEST_LINE, Directive
 from .directive_values import DirectiveValues
 from .ids import MessageId
+from .unread import Unread
 
 __all__ = [
     "DSN_DELAY",
@@ -150,17 +151,45 @@ class TreeNode(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class UnreadSections(Protocol):
-    """Sections of a ``-H`` that have been verified and are made into values when they are asked for."""
+    """A ``-H`` that has been verified: each method makes the value of the field of Envelope that it is named for."""
 
-    def read_directives(self) -> tuple[Directive, ...]:
+    def id(self) -> MessageId:
+        """Envelope.id."""
+        ...
+
+    def login(self) -> bytes:
+        """Envelope.login."""
+        ...
+
+    def uid(self) -> int:
+        """Envelope.uid."""
+        ...
+
+    def gid(self) -> int:
+        """Envelope.gid."""
+        ...
+
+    def sender(self) -> bytes:
+        """Envelope.sender."""
+        ...
+
+    def received_time(self) -> int:
+        """Envelope.received_time."""
+        ...
+
+    def warning_count(self) -> int:
+        """Envelope.warning_count."""
+        ...
+
+    def directives(self) -> tuple[Directive, ...]:
         """Envelope.directives."""
         ...
 
-    def read_recipients(self) -> tuple[Recipient, ...]:
+    def recipients(self) -> tuple[Recipient, ...]:
         """Envelope.recipients."""
         ...
 
-    def read_headers(self) -> tuple[Header, ...]:
+    def headers(self) -> tuple[Header, ...]:
         """Envelope.headers."""
         ...
 
@@ -174,18 +203,19 @@ class Envelope(DirectiveValues):
     long as they still say the same. The typed values of directives are in
     DirectiveValues.
 
-    Immutable; replace() makes a changed one. No msgspec.Struct, since directives,
-    recipients and headers of a parsed envelope become values only when asked for: most
-    messages need few of them, and a parse has to be quick.
+    Immutable; replace() makes a changed one. No msgspec.Struct, since what a parsed
+    envelope says becomes values only when asked for: most messages need little of it, and
+    a parse has to be quick.
     """
 
-    id: MessageId
-    login: bytes
-    uid: int
-    gid: int
-    sender: bytes
-    received_time: int
-    warning_count: int
+    id = Unread[MessageId]("The message id in the first line.")
+    login = Unread[bytes]("The login of the user whose process received the message.")
+    uid = Unread[int]("That user's uid.")
+    gid = Unread[int]("And gid.")
+    sender = Unread[bytes]("The envelope sender; empty for a bounce.")
+    warning_count = Unread[int]("How many delay warnings the sender has been sent.")
+    recipients = Unread[tuple[Recipient, ...]]("All recipients of the message, delivered ones included.")
+    headers = Unread[tuple[Header, ...]]("All header records, ``*`` ones included.")
     tree: tuple[TreeNode, ...] = ()
     identity_line: bytes = b""
     time_line: bytes = b""
@@ -217,42 +247,11 @@ class Envelope(DirectiveValues):
         )  # fmt: skip
 
     @classmethod
-    def unread(
-        cls,
-        *,
-        id: MessageId,
-        login: bytes,
-        uid: int,
-        gid: int,
-        sender: bytes,
-        received_time: int,
-        warning_count: int,
-        sections: UnreadSections,
-    ) -> Envelope:
-        """An envelope with an empty tree whose other sections are read when asked for."""
+    def unread(cls, sections: UnreadSections) -> Envelope:
+        """An envelope with an empty tree whose fields are made when they are asked for."""
         envelope = cls.__new__(cls)
-        envelope.__dict__.update(
-            {
-                "id": id, "login": login, "uid": uid, "gid": gid, "sender": sender, "received_time": received_time,
-                "warning_count": warning_count, "_unread": sections,
-            }
-        )  # fmt: skip
+        envelope.__dict__["_unread"] = sections
         return envelope
-
-    @cached_property
-    def directives(self) -> tuple[Directive, ...]:
-        """The lines after line 4 that start with a hyphen, ACL variables among them."""
-        return self._unread.read_directives() if self._unread is not None else ()
-
-    @cached_property
-    def recipients(self) -> tuple[Recipient, ...]:
-        """All recipients of the message, delivered ones included."""
-        return self._unread.read_recipients() if self._unread is not None else ()
-
-    @cached_property
-    def headers(self) -> tuple[Header, ...]:
-        """All header records, ``*`` ones included."""
-        return self._unread.read_headers() if self._unread is not None else ()
 
     @cached_property
     def non_recipients(self) -> frozenset[bytes]:

@@ -37,9 +37,10 @@ _ID: Final = rb"([0-9A-Za-z]{6}-(?:[0-9A-Za-z]{11}-[0-9A-Za-z]{4}|[0-9A-Za-z]{6}
 #: Everything before the headers as Exim writes it for most messages: no tree, plain recipients, no quoters, not
 #: frozen, ACL variables of one line (whose lengths are for _VARIABLE to check).
 _COMMON_ENVELOPE: Final = re.compile(
-    rb"%b-H\n([^\n]*) %b %b\n<([^\n]*)>\n%b %b\n" % (_ID, _NUMBER, _NUMBER, _NUMBER, _NUMBER)
-    + rb"((?:--?(?:acl[cm] [^ \n]* [0-9]{1,5}\n[^\n]*|(?![-(]|acl[cm]? |frozen)[^\n]*)\n)*+)"
-    + rb"XX\n(0|[1-9][0-9]{0,4})\n((?:[^\n]*[^\n0-9, #]\n)*+)\n"
+    rb"%b-H\n(.*) %b %b\n<(.*)>\n%b %b\n" % (_ID, _NUMBER, _NUMBER, _NUMBER, _NUMBER)
+    # Most names begin with a letter that settles it; these are tried first.
+    + rb"((?:--?+(?:[^-(af\n].*+\n|acl[cm] [^ \n]*+ [0-9]{1,5}+\n.*+\n|(?!acl[cm]? |frozen)[af].*+\n))*+)"
+    + rb"XX\n(0|[1-9][0-9]{0,4})\n((?:.*[^\n0-9, #]\n)*+)\n"
 )
 _VARIABLE: Final = re.compile(rb"\n--?acl[cm] [^ \n]* ([0-9]+)\n([^\n]*)(?=\n)")
 _FIRST_LINE: Final = re.compile(_ID + rb"-H\n")
@@ -82,53 +83,64 @@ def parse_header_file(data: bytes, *, file: str) -> Envelope:
     the file could not be written again (a name in the tree of more than 16379 bytes, an
     old form of recipient of more than 65000). Raises SpoolFormatError.
     """
-    text = _UnreadSections(data, file)
     if len(data) > LARGEST_HEADER_FILE:
-        raise text.wrong(LARGEST_HEADER_FILE, f"at most {LARGEST_HEADER_FILE} bytes")
+        raise SpoolText(data, file).wrong(LARGEST_HEADER_FILE, f"at most {LARGEST_HEADER_FILE} bytes")
     if b"\0" in data:
-        raise text.wrong(data.index(b"\0"), "no NUL")
+        raise SpoolText(data, file).wrong(data.index(b"\0"), "no NUL")
     common = _COMMON_ENVELOPE.match(data)
     if common is None or common.end() > LONGEST_FIXED_LINE:
-        return parse_any(text)
-    id_text, login, uid, gid, sender, seconds, warnings, directives, count, recipients = common.groups()
+        return parse_any(SpoolText(data, file))
+    directives, count, recipients = common.group(8, 9, 10)
     if recipients.count(b"\n") != int(count):
-        return parse_any(text)
-    text.directives_at, text.recipients_at, text.headers_at = common.start(8), common.start(10), common.end()
+        return parse_any(SpoolText(data, file))
     if b"acl" in directives:
-        for length, value in _VARIABLE.findall(data, text.directives_at - 1, text.recipients_at):
+        for length, value in _VARIABLE.findall(data, common.start(8) - 1, common.start(10)):
             if int(length) != len(value):
-                return parse_any(text)
-    verify_headers(text, text.headers_at)
-    return Envelope.unread(
-        id=str.__new__(MessageId, id_text, "ascii"),  # the expression has checked its shape
-        login=login,
-        uid=int(uid),
-        gid=int(gid),
-        sender=sender,
-        received_time=int(seconds),
-        warning_count=int(warnings),
-        sections=text,
-    )
+                return parse_any(SpoolText(data, file))
+    verify_headers(data, common.end(), file)
+    return Envelope.unread(_CommonSections(common, file))
 
 
-class _UnreadSections(SpoolText):
-    """The sections of a common envelope, verified: see Envelope.unread()."""
+class _CommonSections:
+    """The sections of a common envelope, verified: see envelope.UnreadSections."""
 
-    __slots__ = ("directives_at", "headers_at", "recipients_at")
+    __slots__ = ("_common", "_file")
 
-    directives_at: int
-    recipients_at: int
-    headers_at: int
+    def __init__(self, common: re.Match[bytes], file: str) -> None:
+        self._common, self._file = common, file
 
-    def read_directives(self) -> tuple[Directive, ...]:
-        return _read_directives(self, self.directives_at)[0]
+    def id(self) -> MessageId:
+        return str.__new__(MessageId, self._common[1], "ascii")  # the expression has checked its shape
 
-    def read_recipients(self) -> tuple[Recipient, ...]:
-        lines = self.data[self.recipients_at : self.headers_at - 1].split(b"\n")[:-1]
-        return tuple([Recipient(address=line, raw=line + b"\n") for line in lines])
+    def login(self) -> bytes:
+        return self._common[2]
 
-    def read_headers(self) -> tuple[Header, ...]:
-        return read_headers(self, self.headers_at)
+    def uid(self) -> int:
+        return int(self._common[3])
+
+    def gid(self) -> int:
+        return int(self._common[4])
+
+    def sender(self) -> bytes:
+        return self._common[5]
+
+    def received_time(self) -> int:
+        return int(self._common[6])
+
+    def warning_count(self) -> int:
+        return int(self._common[7])
+
+    def directives(self) -> tuple[Directive, ...]:
+        return _read_directives(self._text(), self._common.start(8))[0]
+
+    def recipients(self) -> tuple[Recipient, ...]:
+        return tuple([Recipient(address=line, raw=line + b"\n") for line in self._common[10].split(b"\n")[:-1]])
+
+    def headers(self) -> tuple[Header, ...]:
+        return read_headers(self._text(), self._common.end())
+
+    def _text(self) -> SpoolText:
+        return SpoolText(self._common.string, self._file)
 
 
 def parse_any(text: SpoolText) -> Envelope:

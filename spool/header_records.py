@@ -19,27 +19,27 @@ _SPACE: Final = 0x20
 
 #: ``215P `` -> ("P", 215). Filled as prefixes are met; at most 999 * 10 of them exist.
 _canonical_prefixes: dict[bytes, tuple[str, int]] = {}
-#: ``215P `` -> 220, the whole record.
+#: ``215P R`` -> 220, the whole record: the prefix with the first byte of a text that does not begin with white space.
 _canonical_lengths: dict[bytes, int] = {}
+_MOST_LENGTHS: Final = 16384
 
 
-def verify_headers(text: SpoolText, position: int) -> None:
-    """Nothing if the records from position on fill the file exactly, else SpoolFormatError.
+def verify_headers(data: bytes, position: int, file: str) -> None:
+    """Nothing if the records from position on fill data exactly, else SpoolFormatError naming file.
 
     Only follows the lengths; read_headers() makes the values.
     """
-    data, lengths = text.data, _canonical_lengths
+    lengths = _canonical_lengths
     start, end = position, len(data)
     # A prefix at the very end stands alone.
     last = end - _PREFIX_LENGTH
     while position < last:
-        length = lengths.get(data[position : position + _PREFIX_LENGTH])
-        if length is not None and data[position + _PREFIX_LENGTH] > _SPACE:
-            position += length
-        else:
-            _, position = _read_record(text, position)
+        try:
+            position += lengths[data[position : position + _PREFIX_LENGTH + 1]]
+        except KeyError:
+            _, position = _read_record(SpoolText(data, file), position)
     if position != end:
-        read_headers(text, start)
+        read_headers(SpoolText(data, file), start)
 
 
 def read_headers(text: SpoolText, position: int) -> tuple[Header, ...]:
@@ -76,6 +76,8 @@ def _read_record(text: SpoolText, position: int) -> tuple[Header, int]:
     if lead == b"%03d%c " % (length, ord(flag)):
         if 0 < length < 1000 and flag in _RECORD_FLAGS:
             _canonical_prefixes[lead] = (flag, length)
-            _canonical_lengths[lead] = _PREFIX_LENGTH + length
+            if len(_canonical_lengths) >= _MOST_LENGTHS:
+                _canonical_lengths.clear()
+            _canonical_lengths[data[position : start + 1]] = _PREFIX_LENGTH + length
         lead = b""
     return Header(flag, raw, lead), end

@@ -9,14 +9,12 @@ Diagnostics: raises nothing; a fault of structure is ArcChain.fault, in Exim's w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Final
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from .authserv import parse_aar_instance
-from .message import AuthenticatedMessage
+from .message import AuthenticatedMessage, SentField
 from .signature import SignatureSyntaxError, parse_instance, parse_tag_list
 
 #: RFC 8617 4.2.1: no message has more.
@@ -33,19 +31,29 @@ _REMOTE_IP: Final = re.compile(rb"[;\s]smtp\.remote-ip\s{0,20}=\s{0,20}\"?([0-9A
 
 
 class ArcSet(Struct, frozen=True, kw_only=True):
-    """One set: where its fields stand in the message, -1 for a missing one, and what is needed of them.
+    """One set: its fields, None for a missing one, and what is needed of them.
 
     seal_cv is ``cv=`` of the seal; seal_domain its ``d=`` as text; remote_ip is
     smtp.remote-ip of the AAR. Empty where absent.
     """
 
     instance: int
-    aar: int = -1
-    ams: int = -1
-    seal: int = -1
+    aar: SentField | None = None
+    ams: SentField | None = None
+    seal: SentField | None = None
     seal_cv: bytes = b""
     seal_domain: str = ""
     remote_ip: str = ""
+
+    @property
+    def fields(self) -> tuple[SentField, ...]:
+        """Those that are there, in the order in which seals cover them (RFC 8617 5.1.1)."""
+        return tuple([field for field in (self.aar, self.ams, self.seal) if field is not None])
+
+    @property
+    def is_complete(self) -> bool:
+        """True for a set of all three."""
+        return self.aar is not None and self.ams is not None and self.seal is not None
 
 
 class ArcChain(Struct, frozen=True, kw_only=True):
@@ -78,19 +86,25 @@ class ArcChain(Struct, frozen=True, kw_only=True):
         return tuple([by_instance.get(instance, "") for instance in range(1, self.highest_instance + 1)])
 
 
+_NO_CHAIN: Final = ArcChain()
+
+
 def read_chain(message: AuthenticatedMessage) -> ArcChain:
     """Collect the sets and check their structure; AMS and seals are parsed in full by those who verify them."""
-    sets: dict[int, ArcSet] = {}
+    fields = arc_fields(message)
+    if not fields:
+        return _NO_CHAIN
+    sets: dict[int, _Members] = {}
     fault = ""
-    for number, (index, name) in enumerate(_arc_fields(message)):
+    for number, field in enumerate(fields):
         if number >= _MAX_FIELDS:
             fault = fault or "too many ARC header fields"
             break
         try:
-            _insert(sets, message, index, name)
+            _insert(sets, field)
         except SignatureSyntaxError as error:
-            fault = fault or f"collecting headers: inserting {_EXIM_NAMES[name]}: {error}"
-    ordered = tuple([sets[instance] for instance in sorted(sets)])
+            fault = fault or f"collecting headers: inserting {_EXIM_NAMES[field.name]}: {error}"
+    ordered = tuple([_arc_set(instance, sets[instance]) for instance in sorted(sets)])
     return ArcChain(
         sets=ordered,
         fault=fault or _structure_fault(ordered),
@@ -99,40 +113,51 @@ def read_chain(message: AuthenticatedMessage) -> ArcChain:
     )
 
 
-def _arc_fields(message: AuthenticatedMessage) -> Iterator[tuple[int, bytes]]:
+def arc_fields(message: AuthenticatedMessage) -> list[SentField]:
     """The ARC fields top to bottom."""
-    return iter(sorted((index, name) for name in _EXIM_NAMES for index in message.positions(name)))
+    return [field for field in message.sent if field.name in _EXIM_NAMES]
 
 
-def _insert(sets: dict[int, ArcSet], message: AuthenticatedMessage, index: int, name: bytes) -> None:
-    value = message.value(index)
-    seal_cv, seal_domain, remote_ip = b"", "", ""
-    if name == AAR:
-        instance = parse_aar_instance(value)
+#: The fields of one set by name.
+_Members = dict[bytes, SentField]
+
+
+def _insert(sets: dict[int, _Members], field: SentField) -> None:
+    if field.name == AAR:
+        instance = parse_aar_instance(field.value)
         if instance == 0:
             raise SignatureSyntaxError("instance find")
-        if b"remote-ip" in value and (address := _REMOTE_IP.search(value)):
-            remote_ip = address.group(1).decode("ascii")
     else:
         try:
-            tags = parse_tag_list(value).tags
+            tags = parse_tag_list(field.value).tags
         except SignatureSyntaxError as error:
             raise SignatureSyntaxError(f"line parse: {error}") from None
         instance = parse_instance(tags)
-        if name == SEAL:
-            seal_cv = tags.get(b"cv", b"")
-            seal_domain = tags.get(b"d", b"")[:253].decode("ascii", "replace").lower()
     if instance > MAX_INSTANCE:
         raise SignatureSyntaxError("overlarge instance number")
-    arc_set = sets.get(instance) or ArcSet(instance=instance)
-    if name == AAR and arc_set.aar < 0:
-        sets[instance] = replace(arc_set, aar=index, remote_ip=remote_ip)
-    elif name == AMS and arc_set.ams < 0:
-        sets[instance] = replace(arc_set, ams=index)
-    elif name == SEAL and arc_set.seal < 0:
-        sets[instance] = replace(arc_set, seal=index, seal_cv=seal_cv, seal_domain=seal_domain)
-    else:
+    if field.name in sets.setdefault(instance, {}):
         raise SignatureSyntaxError("dup hdr")
+    sets[instance][field.name] = field
+
+
+def _arc_set(instance: int, members: _Members) -> ArcSet:
+    seal_cv, seal_domain, remote_ip = b"", "", ""
+    aar, seal = members.get(AAR), members.get(SEAL)
+    if aar is not None and b"remote-ip" in aar.value and (address := _REMOTE_IP.search(aar.value)):
+        remote_ip = address.group(1).decode("ascii")
+    if seal is not None:
+        tags = parse_tag_list(seal.value).tags
+        seal_cv = tags.get(b"cv", b"")
+        seal_domain = tags.get(b"d", b"")[:253].decode("ascii", "replace").lower()
+    return ArcSet(
+        instance=instance,
+        aar=aar,
+        ams=members.get(AMS),
+        seal=seal,
+        seal_cv=seal_cv,
+        seal_domain=seal_domain,
+        remote_ip=remote_ip,
+    )
 
 
 def _structure_fault(sets: tuple[ArcSet, ...]) -> str:
@@ -141,7 +166,7 @@ def _structure_fault(sets: tuple[ArcSet, ...]) -> str:
     for arc_set in reversed(sets):
         if arc_set.instance != expected:
             return f"i={arc_set.instance} (sequence; expected {expected})"
-        if min(arc_set.aar, arc_set.ams, arc_set.seal) < 0:
+        if not arc_set.is_complete:
             return f"i={arc_set.instance} (missing header)"
         if arc_set.seal_cv in {b"", b"fail"}:
             return f"i={arc_set.instance} (cv)"

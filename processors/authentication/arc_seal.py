@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from ...spool.envelope import Header
 from ..results import Result
-from .arc_chain import MAX_INSTANCE, read_chain
+from .arc_chain import MAX_INSTANCE, arc_fields, read_chain
 from .arc_verify import ArcResult
 from .authserv import method_result, results_of
 from .body_hash import SIGNING_REQUEST
@@ -94,12 +94,11 @@ def seal(
     time. client_address is recorded beside an ``arc=`` result where the
     Authentication-Results have none.
     """
-    chain = read_chain(message)
-    if chain.highest_instance != verified.instance:
+    if not _is_verified_chain(message, verified):
         return NotSealed("the ARC sets are not those that were verified")
     if verified.terminated:
         return NotSealed("the chain has failed before")  # RFC 8617 5.1 step 2
-    instance = chain.highest_instance + 1
+    instance = verified.instance + 1
     if instance > MAX_INSTANCE:
         return NotSealed(f"the chain is full, with {MAX_INSTANCE} sets")
     results = _own_results(message, sealer.authserv_id)
@@ -110,9 +109,7 @@ def seal(
         results.append(_arc_result(validation, client_address))
     covered = hashlib.sha256()
     if validation != Result.FAIL.value:  # RFC 8617 5.1.2: the seal of a failed chain covers the new set alone
-        for arc_set in chain.sets:
-            for index in (arc_set.aar, arc_set.ams, arc_set.seal):
-                covered.update(message.canonical_field(index, Canonicalization.RELAXED))
+        covered.update(b"".join([field.relaxed for arc_set in verified.sets for field in arc_set.fields]))
     aar = _results_value(instance, sealer.authserv_id, results)
     if len(aar) > _MAX_RESULTS_LENGTH:
         return NotSealed(f"Authentication-Results of {len(aar)} bytes")
@@ -128,10 +125,18 @@ def seal(
     )
 
 
+def _is_verified_chain(message: AuthenticatedMessage, verified: ArcResult) -> bool:
+    """True if the sets of message are those that verified is about."""
+    if verified.result is Result.FAIL:  # not all of its fields need have found a place in a set
+        return read_chain(message).highest_instance == verified.instance
+    seen = sorted([field.raw for arc_set in verified.sets for field in arc_set.fields])
+    return len(verified.sets) == verified.instance and sorted([field.raw for field in arc_fields(message)]) == seen
+
+
 def _own_results(message: AuthenticatedMessage, authserv_id: str) -> list[bytes] | None:
     """All results of our own, in the order of the fields (RFC 8617 4.1.1); None where no field is ours."""
     own = authserv_id.encode()
-    found = [results_of(message.value(index), own) for index in message.positions(b"authentication-results")]
+    found = [results_of(value, own) for value in message.values(b"authentication-results")]
     ours = [results for results in found if results is not None]
     return [result for results in ours for result in results] if ours else None
 
@@ -153,14 +158,14 @@ def _results_value(instance: int, authserv_id: str, results: list[bytes]) -> byt
     """The value of the new ARC-Authentication-Results field, one result a line."""
     lines = [f"i={instance}; {_value(authserv_id)};".encode()]
     for number, result in enumerate(results):
-        words = (result + (b";" if number < len(results) - 1 else b"")).split(b" ")
-        line = words[0]
-        for word in words[1:]:
-            if len(line) + 1 + len(word) > _LINE_LENGTH:
-                lines.append(line)
-                line = word
-            else:
-                line += b" " + word
+        line = result + (b";" if number < len(results) - 1 else b"")
+        while len(line) > _LINE_LENGTH:
+            # At the last space that leaves the line short enough, else at the first there is.
+            space = line.rfind(b" ", 1, _LINE_LENGTH + 1)
+            if space < 0 and (space := line.find(b" ", 1)) < 0:
+                break
+            lines.append(line[:space])
+            line = line[space + 1 :]
         lines.append(line)
     return b"\n ".join(lines)
 

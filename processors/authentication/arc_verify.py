@@ -19,7 +19,7 @@ from .arc_chain import ArcChain, ArcSet, read_chain
 from .body_hash import BodyHashRequest
 from .canonicalization import Canonicalization, relaxed_field
 from .keys import KeyFault, KeyLookup, KeyRecord
-from .message import AuthenticatedMessage
+from .message import AuthenticatedMessage, SentField
 from .signature import (
     ALGORITHMS,
     MessageSignature,
@@ -68,7 +68,8 @@ class ArcSignatures:
         self._message_signatures: dict[int, MessageSignature | str] = {}
         if not self.chain.fault:
             for arc_set in self.chain.sets:
-                self._message_signatures[arc_set.instance] = _parse_ams(message.value(arc_set.ams))
+                if arc_set.ams is not None:
+                    self._message_signatures[arc_set.instance] = _parse_ams(arc_set.ams.value)
             for ams in self._message_signatures.values():
                 if isinstance(ams, MessageSignature):
                     message.will_need([reading.body_request for reading in _readings(ams)])
@@ -136,8 +137,8 @@ class ArcSignatures:
 
     def _verify_ams(self, arc_set: ArcSet, keys: KeyLookup, now: float) -> None:
         signature = self._message_signatures[arc_set.instance]
-        if isinstance(signature, str):
-            raise _ChainError(signature)
+        if isinstance(signature, str) or arc_set.ams is None:
+            raise _ChainError(str(signature))
         if b"arc-seal" in signature.header_names:
             raise _ChainError("AMS signs a seal")  # RFC 8617 4.1.2
         if signature.algorithm not in ALGORITHMS:
@@ -155,12 +156,12 @@ class ArcSignatures:
         if all(faults):
             raise _ChainError(faults[0])
 
-    def _content_fault(self, index: int, signature: MessageSignature, key: KeyRecord) -> str:
+    def _content_fault(self, field: SentField, signature: MessageSignature, key: KeyRecord) -> str:
         """Empty if body hash and signature verify."""
         body_hash = self._message.body_hash(signature.body_request)
         if body_hash.digest != signature.body_hash or body_hash.is_short:
             return "AMS body hash miscompare"
-        if not key.verify(signature.signature, signature_digest(self._message, index, signature)):
+        if not key.verify(signature.signature, signature_digest(self._message, field, signature)):
             return "AMS sig nonverify"
         return ""
 
@@ -184,18 +185,18 @@ class ArcSignatures:
         sha256 = hashlib.sha256()
         digests: list[tuple[Signature, bytes]] = []
         for arc_set in self.chain.sets:
+            aar, ams, field = arc_set.fields
             try:
-                seal = parse_arc_seal(self._message.value(arc_set.seal))
+                seal = parse_arc_seal(field.value)
             except SignatureSyntaxError as error:
                 raise _ChainError(f"seal: {error}") from None
             if seal.algorithm not in ALGORITHMS:
                 raise _ChainError("seal unknown algorithm")
-            sha256.update(self._message.canonical_field(arc_set.aar, Canonicalization.RELAXED))
-            sha256.update(self._message.canonical_field(arc_set.ams, Canonicalization.RELAXED))
+            sha256.update(aar.relaxed + ams.relaxed)
             own = sha256.copy()
             own.update(relaxed_field(b"arc-seal", seal.unsigned_value))
             digests.append((seal, own.digest()))
-            sha256.update(self._message.canonical_field(arc_set.seal, Canonicalization.RELAXED))
+            sha256.update(field.relaxed)
         return digests
 
 

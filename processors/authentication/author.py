@@ -28,6 +28,14 @@ _QUOTED: Final = re.compile(rb'"((?:[^"\\\x00]|\\[^\x00])*)"', re.DOTALL)
 _LITERAL: Final = re.compile(rb"\[[^\[\]\\\x00\n]*\]")
 _IN_COMMENT: Final = re.compile(rb"[^()\\]+|\\.", re.DOTALL)
 
+#: ``Ann Example <ann@example.org>`` and ``<ann@example.org>``: words without specials, or one quoted string, before
+#: an address of two atoms. What matches means the same to the tokens below; the rest is theirs.
+_USUAL: Final = re.compile(
+    rb"[ \t]*+(?:[A-Za-z0-9._'+\-][A-Za-z0-9._'+\- \t\n]*+|\"[A-Za-z0-9._'+\-, ]*+\"[ \t\n]*+)?"
+    rb"<[A-Za-z0-9._+\-]++@([A-Za-z0-9.\-]++)>[ \t\n]*+"
+)
+_USUAL_LENGTH: Final = 400
+
 _WORDS: Final = frozenset({"atom", "quoted"})
 
 
@@ -122,6 +130,14 @@ def _skip_comment(value: bytes, position: int) -> int:
 
 def _domains(value: bytes) -> list[str]:
     """The domains of an address-list (RFC 5322 3.4), groups included (RFC 6854)."""
+    if len(value) <= _USUAL_LENGTH and (usual := _USUAL.fullmatch(value)) is not None:
+        name = a_label_domain(usual[1])
+        if name is not None:
+            return [name]
+    return _read_domains(value)
+
+
+def _read_domains(value: bytes) -> list[str]:
     domains: list[str] = []
     mailbox: list[_Token] = []
     in_angle = in_group = False

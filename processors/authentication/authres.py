@@ -15,21 +15,26 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from ..results import AuthResult
+from ..results import AuthResult, Result
 
 #: RFC 2045 5.1 token, what RFC 8601 2.2 calls a value when unquoted.
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]+")
 #: ``[[local-part] "@"] domain-name`` without quotes (RFC 8601 2.2 pvalue).
 _ADDRESS: Final = re.compile(r"[!#$%&'*+/=?^_`{|}~0-9A-Za-z.-]*@[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*")
 _KEYWORD: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
+_USUAL_KEYWORDS: Final = frozenset(
+    "spf dkim dmarc arc smtp header policy mailfrom helo from d i s a b oldest-pass remote-ip".split()
+)
 _MAX_VALUE: Final = 400
 _MAX_REASON: Final = 200
 _LINE: Final = 78
+_TAB: Final = 8
+_WORDS: Final = {result: result.value for result in Result}
 
 
 def render_authentication_results(authserv_id: str, results: Iterable[AuthResult]) -> str:
     """The value, folded with LF TAB: ``id;`` and one result to a line, ``none`` where there are none."""
-    if not authserv_id or not all(" " <= character <= "~" for character in authserv_id):
+    if not (authserv_id and authserv_id.isascii() and authserv_id.isprintable()):
         raise ValueError(f"not an authserv-id: {authserv_id!r}")
     blocks = [block for result in results if (block := render_result(result))]
     identity = quote_value(authserv_id)
@@ -43,21 +48,34 @@ def render_result(result: AuthResult) -> str:
 
     Empty for a method that is no keyword; properties that are none are left out.
     """
-    if _KEYWORD.fullmatch(result.method) is None:
+    if not _is_keyword(result.method):
         return ""
-    words = [f"{result.method}={result.result.value}"]
+    words = [f"{result.method}={_WORDS[result.result]}"]
     if result.reason:
         words.append(f"reason={_quoted(result.reason, _MAX_REASON)}")
     for item in result.properties:
-        if _KEYWORD.fullmatch(item.ptype) and _KEYWORD.fullmatch(item.name):
+        if _is_keyword(item.ptype) and _is_keyword(item.name):
             words.append(f"{item.ptype}.{item.name}={quote_value(item.value)}")
-    lines, length = words[0], len(words[0]) + 8
+    line = " ".join(words)
+    return line if len(line) + _TAB <= _LINE else _fold(words)
+
+
+def _fold(words: list[str]) -> str:
+    """The words in lines; a fold stands only between words, for white space in a quoted string is content."""
+    lines: list[str] = []
+    line = words[0]
     for word in words[1:]:
-        if length + 1 + len(word) > _LINE:
-            lines, length = f"{lines}\n\t{word}", len(word) + 8
+        if len(line) + 1 + len(word) + _TAB > _LINE:
+            lines.append(line)
+            line = word
         else:
-            lines, length = f"{lines} {word}", length + 1 + len(word)
-    return lines
+            line += " " + word
+    lines.append(line)
+    return "\n\t".join(lines)
+
+
+def _is_keyword(text: str) -> bool:
+    return text in _USUAL_KEYWORDS or _KEYWORD.fullmatch(text) is not None
 
 
 def quote_value(value: str) -> str:
@@ -68,5 +86,7 @@ def quote_value(value: str) -> str:
 
 
 def _quoted(text: str, longest: int) -> str:
-    shown = "".join(character if " " <= character <= "~" else "?" for character in text[:longest])
+    shown = text[:longest]
+    if not (shown.isascii() and shown.isprintable()):
+        shown = "".join([character if " " <= character <= "~" else "?" for character in shown])
     return '"' + shown.replace("\\", "\\\\").replace('"', '\\"') + '"'

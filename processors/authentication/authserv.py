@@ -92,6 +92,8 @@ def method_result(results: list[bytes], method: bytes) -> bytes | None:
 
 def _split_results(value: bytes, position: int) -> list[bytes] | None:
     """The texts between semicolons that stand outside of comments and quoted strings."""
+    if b"(" not in value and b'"' not in value:
+        return _without_nothing(value[position:].split(b";"))
     results: list[bytes] = []
     start = position
     while position < len(value):
@@ -111,6 +113,11 @@ def _split_results(value: bytes, position: int) -> list[bytes] | None:
         else:
             position = _end(_PLAIN, value, position)
     results.append(value[start:])
+    return _without_nothing(results)
+
+
+def _without_nothing(results: list[bytes]) -> list[bytes]:
+    """Results unfolded, without those that are empty or ``none``."""
     reduced = [b" ".join(result.split()) for result in results]
     return [result for result in reduced if result and result.lower() != b"none"]
 

@@ -13,7 +13,7 @@ Diagnostics: OSError of Body.chunks() goes through; nothing else is raised.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -30,7 +30,7 @@ class BodyHashRequest(Struct, frozen=True):
     length: int | None = None
 
 
-class BodyHash(Struct, frozen=True):
+class BodyHash(Struct, frozen=True, gc=False):
     """A hash made; is_short where the canonical body had fewer bytes than were asked for."""
 
     digest: bytes
@@ -53,34 +53,53 @@ def body_hashes(body: Body, requests: Collection[BodyHashRequest]) -> dict[BodyH
 
 
 def _read(body: Body, requests: Iterable[BodyHashRequest]) -> dict[BodyHashRequest, BodyHash]:
-    lengths: dict[Canonicalization, set[int | None]] = {}
+    wanted: dict[Canonicalization, list[BodyHashRequest]] = {}
     for request in requests:
-        lengths.setdefault(request.canonicalization, set()).add(request.length)
-    hashers = {algorithm: _LimitedHasher(wanted) for algorithm, wanted in lengths.items()}
+        wanted.setdefault(request.canonicalization, []).append(request)
+    hashers = [_hasher(asked) for asked in wanted.values()]
     canonicalizers = [
-        BodyCanonicalizer(algorithm, hasher.update, wire=body.wireformat) for algorithm, hasher in hashers.items()
+        BodyCanonicalizer(algorithm, hasher.update, wire=body.wireformat)
+        for algorithm, hasher in zip(wanted, hashers, strict=True)
     ]
     for chunk in body.chunks():
         for canonicalizer in canonicalizers:
             canonicalizer.update(chunk)
-    for canonicalizer in canonicalizers:
+    made: dict[BodyHashRequest, BodyHash] = {}
+    for canonicalizer, hasher in zip(canonicalizers, hashers, strict=True):
         canonicalizer.finish()
-    return {
-        BodyHashRequest(algorithm, length): body_hash
-        for algorithm, hasher in hashers.items()
-        for length, body_hash in hasher.finish().items()
-    }
+        made.update(hasher.finish())
+    return made
+
+
+def _hasher(requests: list[BodyHashRequest]) -> _WholeHasher | _LimitedHasher:
+    """What serves these requests, all of one canonicalisation."""
+    if len(requests) == 1 and requests[0].length is None:
+        return _WholeHasher(requests[0])
+    return _LimitedHasher(requests)
+
+
+class _WholeHasher:
+    """A SHA-256 of everything: what nearly all signatures ask for."""
+
+    def __init__(self, request: BodyHashRequest) -> None:
+        sha256 = hashlib.sha256()
+        self.update: Callable[[bytes], object] = sha256.update
+        self._sha256, self._request = sha256, request
+
+    def finish(self) -> dict[BodyHashRequest, BodyHash]:
+        return {self._request: BodyHash(self._sha256.digest())}
 
 
 class _LimitedHasher:
     """A running SHA-256 that notes its value at certain lengths."""
 
-    def __init__(self, lengths: Collection[int | None]) -> None:
+    def __init__(self, requests: list[BodyHashRequest]) -> None:
         self._sha256 = hashlib.sha256()
         self._count = 0
-        self._limits = sorted((length for length in lengths if length is not None), reverse=True)
+        self._requests = requests
+        self._limits = sorted({request.length for request in requests if request.length is not None}, reverse=True)
         self._made: dict[int | None, BodyHash] = {}
-        self._wants_all = None in lengths
+        self._wants_all = any(request.length is None for request in requests)
 
     def update(self, data: bytes) -> None:
         if not self._limits:
@@ -97,11 +116,11 @@ class _LimitedHasher:
         self._sha256.update(data[start:])
         self._count += len(data) - start
 
-    def finish(self) -> dict[int | None, BodyHash]:
+    def finish(self) -> dict[BodyHashRequest, BodyHash]:
         self.update(b"")  # for l=0 of an empty body
         digest = self._sha256.digest()
         for limit in self._limits:
             self._made[limit] = BodyHash(digest, is_short=True)
         if self._wants_all:
             self._made[None] = BodyHash(digest)
-        return self._made
+        return {request: self._made[request.length] for request in self._requests}

@@ -18,7 +18,7 @@ from typing import Final
 
 from ..results import AuthResult, Property, Result
 from .keys import KeyFault, KeyLookup, KeyRecord, KeyType
-from .message import AuthenticatedMessage
+from .message import AuthenticatedMessage, SentField
 from .signature import ALGORITHMS, MessageSignature, SignatureSyntaxError, parse_dkim_signature
 from .signature_check import key_fault, signature_digest, time_fault
 
@@ -50,21 +50,21 @@ class DkimSignatures:
 
     def __init__(self, message: AuthenticatedMessage) -> None:
         self._message = message
-        positions = message.positions(b"dkim-signature")
-        self._surplus = max(0, len(positions) - MAX_SIGNATURES)
-        self._parsed = [(index, _parse(message.value(index))) for index in positions[:MAX_SIGNATURES]]
+        fields = message.named(b"dkim-signature")
+        self._surplus = max(0, len(fields) - MAX_SIGNATURES)
+        self._parsed = [(field, _parse(field.value)) for field in fields[:MAX_SIGNATURES]]
         message.will_need([parsed.body_request for _, parsed in self._parsed if isinstance(parsed, MessageSignature)])
 
     def verify(self, keys: KeyLookup, *, now: float, minimum_rsa_bits: int = 1024) -> list[DkimResult]:
         """One result per signature, top to bottom; now is Unix time."""
-        results = [self._verify_one(index, parsed, keys, now, minimum_rsa_bits) for index, parsed in self._parsed]
+        results = [self._verify_one(field, parsed, keys, now, minimum_rsa_bits) for field, parsed in self._parsed]
         if self._surplus:
             reason = f"{self._surplus} more signatures not checked"
             results.append(DkimResult(result=Result.POLICY, reason=reason))
         return results or [DkimResult(result=Result.NONE)]
 
     def _verify_one(
-        self, index: int, signature: MessageSignature | str, keys: KeyLookup, now: float, minimum_rsa_bits: int
+        self, field: SentField, signature: MessageSignature | str, keys: KeyLookup, now: float, minimum_rsa_bits: int
     ) -> DkimResult:
         if isinstance(signature, str):
             return DkimResult(result=Result.NEUTRAL, reason=signature)
@@ -82,7 +82,7 @@ class DkimSignatures:
         body_hash = self._message.body_hash(signature.body_request)
         if body_hash.digest != signature.body_hash:
             return _result(signature, Result.FAIL, "body hash did not verify", key)
-        if not key.verify(signature.signature, signature_digest(self._message, index, signature)):
+        if not key.verify(signature.signature, signature_digest(self._message, field, signature)):
             return _result(signature, Result.FAIL, "signature did not verify", key)
         if body_hash.is_short:
             return _result(signature, Result.PERMERROR, "l= is larger than the body", key)  # RFC 6376 3.5, l=

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 from msgspec import Struct
@@ -22,6 +23,8 @@ _MAILTO: Final = re.compile(r"mailto:[!-+\--:<-?A-~]+@[!-+\--:<-?A-~]+", re.IGNO
 _SIZE: Final = re.compile(r"![0-9]+[kmgt]?\Z", re.IGNORECASE)
 _MAX_URIS: Final = 16
 _MAX_LENGTH: Final = 8192
+_CACHED_LENGTH: Final = 1024
+_CACHED_RECORDS: Final = 2048
 _FAILURE_OPTIONS: Final = frozenset({"0", "1", "d", "s"})
 
 
@@ -93,6 +96,10 @@ class DmarcRecord(Struct, frozen=True, kw_only=True):
 
 def parse_record(text: bytes) -> DmarcRecord | None:
     """Read one TXT record; None unless ``v=DMARC1`` comes first."""
+    return _parse_cached(text) if len(text) <= _CACHED_LENGTH else _parse(text)
+
+
+def _parse(text: bytes) -> DmarcRecord | None:
     if _VERSION.match(text) is None:
         return None
     decoded = text[:_MAX_LENGTH].decode("ascii", "replace")
@@ -125,6 +132,10 @@ def parse_record(text: bytes) -> DmarcRecord | None:
         tags=tuple(tags),
         problems=tuple(problems),
     )
+
+
+#: Records are read once while they are in use, as those of SPF and DKIM.
+_parse_cached: Final = lru_cache(maxsize=_CACHED_RECORDS)(_parse)
 
 
 class _TagReader:

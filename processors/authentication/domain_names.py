@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Final
 
 #: What DNS looks up for mail: letters, digits, hyphens, and the underscore that some names have.
@@ -33,6 +34,11 @@ def a_label_domain(name: bytes | str) -> str | None:
     """
     if len(name) > 4 * _MAX_NAME:
         return None
+    return _a_label_domain(name)
+
+
+@lru_cache(maxsize=1024)
+def _a_label_domain(name: bytes | str) -> str | None:
     if isinstance(name, bytes):
         try:
             text = name.decode()

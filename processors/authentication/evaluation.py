@@ -8,7 +8,7 @@ goes through, and the caller defers the message.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -17,6 +17,7 @@ from ...lookups.dns import Resolver
 from ..results import AuthResult, Result
 from .arc_verify import ArcResult
 from .authres_parse import parse_arc_authentication_results
+from .body_hash import BodyHashRequest
 from .dkim_verify import DkimResult
 from .dmarc import DmarcResult, Identifier, evaluate_dmarc, override_dmarc
 from .message import AuthenticatedMessage
@@ -70,11 +71,13 @@ def evaluate_message(
     client_address: str = "",
     minimum_rsa_bits: int = 1024,
     dmarc: DmarcSettings | None = None,
+    also: Collection[BodyHashRequest] = (),
 ) -> Evaluation:
     """Verify the signatures and evaluate DMARC with the given SPF result.
 
     now is Unix time, deadline a time.monotonic() value. spf is None for a message that
-    came from nowhere (local submission); dmarc None leaves DMARC out.
+    came from nowhere (local submission); dmarc None leaves DMARC out. also is that of
+    verify_signatures().
     """
     dkim, arc = verify_signatures(
         message,
@@ -83,11 +86,12 @@ def evaluate_message(
         deadline=deadline,
         client_address=client_address,
         minimum_rsa_bits=minimum_rsa_bits,
+        also=also,
     )
     result = None
     if dmarc is not None:
         result = evaluate_dmarc(
-            [message.value(index) for index in message.positions(b"from")],
+            message.values(b"from"),
             identifiers=identifiers(spf, dkim),
             resolver=resolver,
             deadline=deadline,
@@ -96,7 +100,7 @@ def evaluate_message(
             several_authors=dmarc.several_authors,
         )
         if result.result is Result.FAIL and dmarc.trusted_sealers:
-            reason = find_trusted_seal(message, arc, result.author_domain, dmarc.trusted_sealers)
+            reason = find_trusted_seal(arc, result.author_domain, dmarc.trusted_sealers)
             if reason:
                 result = override_dmarc(result, kind="trusted_forwarder", reason=reason)
     return Evaluation(spf=spf, dkim=tuple(dkim), arc=arc, dmarc=result)
@@ -109,9 +113,7 @@ def identifiers(spf: SpfResult | None, dkim: Sequence[DkimResult]) -> list[Ident
     return sorted(found, key=lambda identifier: identifier.result is not Result.PASS)
 
 
-def find_trusted_seal(
-    message: AuthenticatedMessage, arc: ArcResult, author_domain: str, trusted_sealers: Sequence[str]
-) -> str:
+def find_trusted_seal(arc: ArcResult, author_domain: str, trusted_sealers: Sequence[str]) -> str:
     """Which trusted sealer saw this author pass DMARC, in words; empty if none did.
 
     The chain must pass, and every sealer from the newest down to the one that is
@@ -120,9 +122,9 @@ def find_trusted_seal(
     if arc.result is not Result.PASS:
         return ""
     for arc_set in sorted(arc.sets, key=lambda each: each.instance, reverse=True):
-        if not is_trusted(arc_set.seal_domain, trusted_sealers):
+        if arc_set.aar is None or not is_trusted(arc_set.seal_domain, trusted_sealers):
             return ""
-        read = parse_arc_authentication_results(message.value(arc_set.aar))
+        read = parse_arc_authentication_results(arc_set.aar.value)
         if read is None or read[0] != arc_set.instance:
             return ""
         for result in read[1].results:

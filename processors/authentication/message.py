@@ -1,11 +1,17 @@
 """The message as signatures see it: sent header fields and the body, parsed once, shared by all verifiers.
 
+What is made of a field (its canonical form) stays with the field, and what is made of a
+body with the Body: a sealer that comes after the verifier, perhaps on another Message
+value with the same fields and body, finds it done.
+
 Diagnostics: raises nothing of its own; OSError of reading the body goes through.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
+from weakref import WeakKeyDictionary
 
 from ...spool.body import Body, BytesBody
 from ...spool.message import Message
@@ -13,33 +19,86 @@ from .body_hash import BodyHash, BodyHashRequest, body_hashes
 from .canonicalization import Canonicalization, relaxed_value, simple_field
 
 
-class AuthenticatedMessage:
-    """Header fields that are sent, and a body; canonical forms are made when first asked for, and kept.
+class SentField:
+    """A header field as it is sent.
 
-    fields are raw, top to bottom, with LF line ends and the final LF; names are theirs in
-    lower case, without white space before the colon. Immutable in effect; one per
-    message and thread.
+    raw has LF line ends and the final LF; name is in lower case, without white space
+    before the colon; value is what follows the colon, folds kept, without the final LF.
     """
 
-    __slots__ = ("_body_hashes", "_body_requests", "_positions", "_relaxed", "body", "fields", "names")
+    __slots__ = ("_relaxed", "name", "raw", "value")
+
+    def __init__(self, raw: bytes) -> None:
+        name, _, value = raw.partition(b":")
+        self.raw = raw
+        self.name = name.rstrip(b" \t").lower()
+        self.value = value.removesuffix(b"\n")
+        self._relaxed: bytes | None = None
+
+    @property
+    def raw_name(self) -> bytes:
+        """The name as written, with what stands before the colon."""
+        return self.raw.partition(b":")[0]
+
+    @property
+    def relaxed(self) -> bytes:
+        """The field in relaxed form with its CRLF (RFC 6376 3.4.2)."""
+        relaxed = self._relaxed
+        if relaxed is None:
+            relaxed = self._relaxed = b"%b:%b\r\n" % (self.name, relaxed_value(self.value))
+        return relaxed
+
+    @property
+    def simple(self) -> bytes:
+        """The field in simple form with its CRLF (RFC 6376 3.4.1)."""
+        return simple_field(self.raw)
+
+
+#: The fields of messages that are being worked on, by body and raw text.
+_fields_of: Final[WeakKeyDictionary[Body, dict[bytes, SentField]]] = WeakKeyDictionary()
+
+
+class AuthenticatedMessage:
+    """Header fields that are sent, top to bottom, and a body. Immutable in effect; one per message and thread."""
+
+    __slots__ = ("_body_hashes", "_body_requests", "_named", "body", "sent")
 
     def __init__(self, fields: Iterable[bytes], body: Body) -> None:
-        self.fields: tuple[bytes, ...] = tuple(fields)
-        self.names: tuple[bytes, ...] = tuple(
-            [field.partition(b":")[0].rstrip(b" \t").lower() for field in self.fields]
-        )
+        self._take([SentField(raw) for raw in fields], body)
+
+    def _take(self, sent: Sequence[SentField], body: Body) -> None:
+        self.sent = tuple(sent)
         self.body = body
         self._body_requests: set[BodyHashRequest] = set()
         self._body_hashes: dict[BodyHashRequest, BodyHash] = {}
-        self._relaxed: list[bytes | None] = [None] * len(self.fields)
-        self._positions: dict[bytes, list[int]] = {}
-        for index, name in enumerate(self.names):
-            self._positions.setdefault(name, []).append(index)
+        self._named: dict[bytes, list[SentField]] = {}
+        named = self._named
+        for field in sent:
+            if field.name in named:
+                named[field.name].append(field)
+            else:
+                named[field.name] = [field]
 
     @classmethod
     def from_message(cls, message: Message) -> AuthenticatedMessage:
         """The message as it would be sent now: ``*`` header records are left out."""
-        return cls([header.raw for header in message.envelope.headers if header.flag != "*"], message.body)
+        known = _fields_of.setdefault(message.body, {})
+        sent: list[SentField] = []
+        for header in message.envelope.headers:
+            if header.flag != "*":
+                field = known.get(header.raw)
+                if field is None:
+                    field = known[header.raw] = SentField(header.raw)
+                sent.append(field)
+        made = cls.__new__(cls)
+        made._take(sent, message.body)
+        return made
+
+    def with_top(self, *fields: bytes) -> AuthenticatedMessage:
+        """The same message with fields above all others, the first of them topmost."""
+        made = type(self).__new__(type(self))
+        made._take([*[SentField(raw) for raw in fields], *self.sent], self.body)
+        return made
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> AuthenticatedMessage:
@@ -72,37 +131,33 @@ class AuthenticatedMessage:
             BytesBody(body, wireformat=wire),
         )
 
-    def positions(self, name: bytes) -> Sequence[int]:
-        """Where the fields of this lower-case name stand in fields, top to bottom."""
-        return self._positions.get(name, ())
+    @property
+    def fields(self) -> tuple[bytes, ...]:
+        """The raw fields, top to bottom."""
+        return tuple([field.raw for field in self.sent])
 
-    def value(self, index: int) -> bytes:
-        """What follows the colon of a field, folds kept, without the final LF."""
-        return self.fields[index].partition(b":")[2].removesuffix(b"\n")
+    def named(self, name: bytes) -> Sequence[SentField]:
+        """The fields of this lower-case name, top to bottom."""
+        return self._named.get(name, ())
 
-    def canonical_field(self, index: int, algorithm: Canonicalization) -> bytes:
-        """One field in canonical form with its CRLF."""
-        if algorithm is Canonicalization.SIMPLE:
-            return simple_field(self.fields[index])
-        relaxed = self._relaxed[index]
-        if relaxed is None:
-            value = relaxed_value(self.fields[index].partition(b":")[2])
-            relaxed = self._relaxed[index] = b"%b:%b\r\n" % (self.names[index], value)
-        return relaxed
+    def values(self, name: bytes) -> list[bytes]:
+        """The values of the fields of this lower-case name, top to bottom."""
+        return [field.value for field in self._named.get(name, ())]
 
-    def select(self, names: Iterable[bytes]) -> list[int]:
+    def select(self, names: Iterable[bytes]) -> list[SentField]:
         """The fields that ``h=`` names, in its order: of several with one name the lowest first (RFC 6376 5.4.2).
 
         Names that have no field left stand for nothing, which is how oversigning works.
         """
+        named = self._named
         used: dict[bytes, int] = {}
-        selected: list[int] = []
+        selected: list[SentField] = []
         for name in names:
-            if name in self._positions:
-                positions = self._positions[name]
+            if name in named:
+                fields = named[name]
                 count = used[name] = used.get(name, 0) + 1
-                if count <= len(positions):
-                    selected.append(positions[-count])
+                if count <= len(fields):
+                    selected.append(fields[-count])
         return selected
 
     def will_need(self, requests: Iterable[BodyHashRequest]) -> None:
@@ -120,4 +175,6 @@ class AuthenticatedMessage:
 
     def header_data(self, names: Iterable[bytes], algorithm: Canonicalization) -> bytes:
         """The canonical fields that names selects, joined: what a signature over them covers first."""
-        return b"".join([self.canonical_field(index, algorithm) for index in self.select(names)])
+        if algorithm is Canonicalization.RELAXED:
+            return b"".join([field.relaxed for field in self.select(names)])
+        return b"".join([field.simple for field in self.select(names)])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import binascii
 import re
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypedDict
 
 from msgspec import Struct
 
@@ -59,15 +59,13 @@ def parse_tag_list(text: bytes) -> TagList:
 def _parse(text: bytes) -> TagList:
     tags: dict[bytes, bytes] = {}
     b_span = None
-    position = 0
     parts = text.split(b";")
-    last = len(parts) - 1
+    if len(parts) > 1 and not parts[-1].strip(b" \t\r\n"):
+        parts.pop()  # one final semicolon is allowed
     for number, part in enumerate(parts):
         name, equals, value = part.partition(b"=")
         tag = name.strip(b" \t\r\n")
         if not equals:
-            if number == last and not tag and tags:
-                break  # one final semicolon is allowed
             raise SignatureSyntaxError("a tag without '='" if tag else "an empty tag")
         if tag not in _USUAL_TAGS and _TAG_NAME.fullmatch(tag) is None:
             raise SignatureSyntaxError("a bad tag name")
@@ -76,8 +74,8 @@ def _parse(text: bytes) -> TagList:
             raise SignatureSyntaxError(f"{tag[:16].decode()} tag dup")
         tags[tag] = value.strip(b" \t\r\n")
         if tag == b"b":
-            b_span = (position + len(name) + 1, position + len(part))
-        position += len(part) + 1
+            start = number + sum([len(before) for before in parts[:number]])
+            b_span = (start + len(name) + 1, start + len(part))
     return TagList(tags, b_span)
 
 
@@ -143,7 +141,7 @@ def parse_arc_seal(value: bytes) -> Signature:
     _require(parsed.tags, (b"a", b"b", b"d", b"s"))
     if b"h" in parsed.tags:
         raise SignatureSyntaxError("h tag in a seal")  # RFC 8617 4.1.3: MUST fail
-    return _signature(value, parsed)
+    return Signature(**_common(value, parsed))
 
 
 def parse_instance(tags: dict[bytes, bytes]) -> int:
@@ -164,7 +162,19 @@ def is_selector(name: bytes) -> bool:
     return len(name) <= _DOMAIN_BYTES and _SELECTOR.fullmatch(name) is not None
 
 
-def _signature(value: bytes, parsed: TagList) -> Signature:
+class _Common(TypedDict):
+    """The fields of a Signature."""
+
+    algorithm: bytes
+    domain: str
+    selector: str
+    signature: bytes
+    signed_at: int | None
+    unsigned_value: bytes
+    b_prefix: str
+
+
+def _common(value: bytes, parsed: TagList) -> _Common:
     tags = parsed.tags
     domain, selector = tags[b"d"], tags[b"s"]
     if not is_domain(domain):
@@ -172,23 +182,22 @@ def _signature(value: bytes, parsed: TagList) -> Signature:
     if not is_selector(selector):
         raise SignatureSyntaxError("s= is not a selector")
     start, end = parsed.b_span or (0, 0)
-    signature = _decode_base64(tags[b"b"], "b")
-    return Signature(
-        algorithm=tags[b"a"][:64],
-        domain=_text(domain, "d").lower(),
-        selector=_text(selector, "s"),
-        signature=signature,
-        signed_at=_time(tags, b"t"),
-        unsigned_value=value[:start] + value[end:],
-        b_prefix=_unfold(tags[b"b"])[:8].decode("ascii"),
-    )
+    return {
+        "algorithm": tags[b"a"][:64],
+        "domain": _text(domain, "d").lower(),
+        "selector": _text(selector, "s"),
+        "signature": _decode_base64(tags[b"b"], "b"),
+        "signed_at": _time(tags, b"t"),
+        "unsigned_value": value[:start] + value[end:],
+        "b_prefix": _unfold(tags[b"b"])[:8].decode("ascii", "replace"),
+    }
 
 
 def _message_signature(value: bytes, parsed: TagList, *, identity: str) -> MessageSignature:
     tags = parsed.tags
-    base = _signature(value, parsed)
-    expires_at = _time(tags, b"x")
-    if base.signed_at is not None and expires_at is not None and expires_at <= base.signed_at:
+    common = _common(value, parsed)
+    signed_at, expires_at = common["signed_at"], _time(tags, b"x")
+    if signed_at is not None and expires_at is not None and expires_at <= signed_at:
         raise SignatureSyntaxError("x= is not after t=")  # RFC 6376 3.5, x=
     header_canonicalization, body_canonicalization = _canonicalizations(tags.get(b"c"))
     length = None
@@ -197,15 +206,9 @@ def _message_signature(value: bytes, parsed: TagList, *, identity: str) -> Messa
             raise SignatureSyntaxError("l= is not a number")
         length = int(tags[b"l"])
     return MessageSignature(
-        algorithm=base.algorithm,
-        domain=base.domain,
-        selector=base.selector,
-        signature=base.signature,
-        signed_at=base.signed_at,
-        unsigned_value=base.unsigned_value,
-        b_prefix=base.b_prefix,
+        **common,
         header_canonicalization=header_canonicalization,
-        header_names=tuple([name.strip(b" \t\r\n").lower() for name in tags[b"h"].split(b":")]),
+        header_names=tuple([name.strip(b" \t\r\n") for name in tags[b"h"].lower().split(b":")]),
         body_request=BodyHashRequest(body_canonicalization, length),
         body_hash=_decode_base64(tags[b"bh"], "bh"),
         expires_at=expires_at,

@@ -11,7 +11,7 @@ from typing import Final
 
 from .canonicalization import Canonicalization, relaxed_field, simple_field
 from .keys import MIN_RSA_BITS, KeyRecord, KeyType
-from .message import AuthenticatedMessage
+from .message import AuthenticatedMessage, SentField
 from .signature import MessageSignature, Signature
 
 #: How far in the future ``t=`` may lie, in seconds: clocks differ.
@@ -37,11 +37,10 @@ def signed_digest(
     return hashlib.sha256(message.header_data(header_names, algorithm) + own_field).digest()
 
 
-def signature_digest(message: AuthenticatedMessage, index: int, signature: MessageSignature) -> bytes:
-    """The SHA-256 that the signature in the field at index should be over."""
-    raw_name = message.fields[index].partition(b":")[0]
+def signature_digest(message: AuthenticatedMessage, field: SentField, signature: MessageSignature) -> bytes:
+    """The SHA-256 that the signature in field should be over."""
     return signed_digest(
-        message, raw_name, signature.unsigned_value, signature.header_names, signature.header_canonicalization
+        message, field.raw_name, signature.unsigned_value, signature.header_names, signature.header_canonicalization
     )
 
 

@@ -63,23 +63,26 @@ def fold_tags(name: bytes, before: Tags, after: Tags) -> UnsignedText:
 
 def _fold(tags: Tags, room: int) -> bytes:
     """The tags in lines, the first of at most room bytes where that is possible."""
-    lines = [b""]
+    lines: list[bytes] = []
+    line = b""
     for tag, value in tags:
-        words = [tag + b"=" + value]
+        word = tag + b"=" + value
+        if not line:
+            line = word
+        elif len(line) + 2 + len(word) < room:
+            line += b"; " + word
+        else:
+            lines.append(line + b";")
+            line, room = word, _LINE_LENGTH
         if tag == b"h" and len(value) >= _LINE_LENGTH - 2:
-            names = value.split(b":")
-            words = [b"h=" + names[0], *names[1:]]
-        for number, word in enumerate(words):
-            separator = b":" if number else b"; "
-            line = lines[-1]
-            if not line:
-                lines[-1] = word
-            elif len(line) + len(separator) + len(word) < room:
-                lines[-1] = line + separator + word
-            else:
-                lines[-1] = line + separator.rstrip()
-                lines.append(word)
-                room = _LINE_LENGTH
+            while len(line) >= room:
+                # Behind the last colon that leaves the line short enough, else behind the first there is.
+                end = line.rfind(b":", 0, room - 1) + 1 or line.find(b":") + 1
+                if not end:
+                    break
+                lines.append(line[:end])
+                line, room = line[end:], _LINE_LENGTH
+    lines.append(line)
     return _FOLD.join(lines)
 
 

@@ -55,5 +55,11 @@ def signed_names(
     once_more = header_names(oversigned)
     names: list[bytes] = []
     for name in header_names(headers):
-        names += [name] * (min(len(message.positions(name)), _MAX_INSTANCES) + (name in once_more))
+        present = len(message.named(name))
+        if present == 1:
+            names.append(name)
+        elif present:
+            names += [name] * min(present, _MAX_INSTANCES)
+        if name in once_more:
+            names.append(name)
     return tuple(names)

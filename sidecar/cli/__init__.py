@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "run": "run:run",
     "seal": "seal:seal",
     "show": "show:show",
+    "srs": "srs:srs",
     "status": "status:status",
     "table": "tables:table",
     "web": "web:web",

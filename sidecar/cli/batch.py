@@ -1,61 +1,99 @@
 """``respool batch``: an archive reprocessed.
 
-Diagnostics: ConfigError for directories or a configuration that can't be used; exit code
-1 where a message failed.
+Diagnostics: ConfigError for directories or a configuration that can't be used,
+TemporaryError where a worker process died; exit code 1 where a message failed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
+import time
 from collections import Counter
+from collections.abc import Iterator
+from typing import Final
 
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
+from ...spool.directory import Found
 from .. import batch as archive
-from .. import log
-from ..config import BatchConfig, load
-from ..pipeline_setup import build_steps
-from .terminal import escape
+from .. import difference, log
+from ..config import BatchConfig, errors_of, load
+from ..pipeline_setup import build_steps, make_resolver
+from ..retrace import open_recipients, retrace, step_document
+from .step_text import step_line
+from .terminal import escape, output
 
-_FAILED = frozenset({"deferred", "held", "corrupt", "failed"})
+_FAILED: Final = frozenset({"deferred", "held", "corrupt", "failed"})
+_STYLES: Final = {"written": "green", "discarded": "yellow", "deferred": "yellow", "held": "yellow"}
 
 
 @click.command()
 @click.argument("source", metavar="SRC", type=click.Path(exists=True, file_okay=False))
-@click.argument("destination", metavar="DEST", type=click.Path(file_okay=False))
+@click.argument("destination", metavar="DEST", type=click.Path(file_okay=False), required=False)
 @click.option("-c", "--config", "config_file", metavar="FILE", help="The processors; without it pairs are copied.")
-@click.option("--workers", type=click.IntRange(1, 256), help="Processes; default: one a core.")
+@click.option("--workers", type=click.IntRange(1, 256), help="Processes; default: what FILE says, else one a core.")
+@click.option("--dry-run", is_flag=True, help="Write nothing; show what would become of each message.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line for each message on standard output.")
 def batch(
-    source: str, destination: str, *, config_file: str | None, workers: int | None, resume: bool, as_json: bool
+    source: str,
+    destination: str | None,
+    *,
+    config_file: str | None,
+    workers: int | None,
+    dry_run: bool,
+    resume: bool,
+    as_json: bool,
 ) -> None:
-    """Reprocess the archive of spool files in SRC into DEST.
+    r"""Reprocess the archive of spool files in SRC into DEST.
 
     SRC is only read. DEST is made, with the names and the layout of SRC. Without
-    processors the pairs come out byte for byte.
+    processors the pairs come out byte for byte. DEST may be left out with --dry-run.
+
+    \b
+    Exit codes: 0 all written or discarded; 1 some deferred, held, corrupt or failed;
+    75 a worker process died: go on with --resume.
     """
+    if destination is None and not dry_run:
+        raise click.UsageError("Missing argument 'DEST'.")
     config = load(config_file, BatchConfig) if config_file else BatchConfig()
     log.configure()
-    build_steps(config.processor)
-    work = archive.survey(source, destination, resume=resume, dry_run=False)
+    with errors_of(config_file or ""):
+        build_steps(config.processor)
+        make_resolver(config.dns)
+    if dry_run:
+        work = archive.survey(source, "", resume=False, dry_run=True)
+        counts = _dry_run(source, config, work, as_json=as_json)
+    else:
+        place = destination or ""
+        with archive.own(place):
+            work = archive.survey(source, place, resume=resume, dry_run=False)
+            counts = _run(source, place, config, work, workers or config.workers, as_json=as_json)
+    sys.exit(1 if any(counts[state] for state in _FAILED) else 0)
+
+
+def _run(
+    source: str, destination: str, config: BatchConfig, work: list[Found], workers: int, *, as_json: bool
+) -> Counter[str]:
     console = Console(stderr=True, highlight=False)
     counts: Counter[str] = Counter()
     size = 0
+    started = time.monotonic()
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        _Rate(),
         TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
     )
-    reports = archive.run(source, destination, config, work, workers or os.cpu_count() or 1)
+    reports = archive.run(source, destination, config, work, workers)
     with progress, contextlib.closing(reports):
         task = progress.add_task("messages", total=len(work))
         for report in reports:
@@ -67,6 +105,85 @@ def batch(
             if report.state in _FAILED:
                 progress.console.print(f"{report.id}: {report.state}: {escape(report.reason)}", markup=False)
     archive.finish(destination)
-    summary = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "nothing to do"
-    console.print(f"{summary}; {size} bytes in {destination}", markup=False)
-    sys.exit(1 if any(counts[state] for state in _FAILED) else 0)
+    seconds = time.monotonic() - started
+    console.print(
+        f"{_summary(counts)}; {size} bytes in {escape(destination)}, {seconds:.1f} s", markup=False, soft_wrap=True
+    )
+    return counts
+
+
+class _Rate(ProgressColumn):
+    """Messages a second."""
+
+    def render(self, task: Task) -> Text:
+        """See ProgressColumn."""
+        return Text(f"{task.speed:.0f}/s" if task.speed else "", "dim")
+
+
+def _dry_run(source: str, config: BatchConfig, work: list[Found], *, as_json: bool) -> Counter[str]:
+    """Show what would become of each message, one after the other."""
+    counts: Counter[str] = Counter()
+    console = output()
+    run = archive.Batch(source, "", config, dry_run=True)
+    with contextlib.closing(run):
+        for found in work:
+            handled = run.process(found)
+            counts[handled.report.state] += 1
+            if as_json:
+                sys.stdout.buffer.write(_document(handled, run.step_count) + b"\n")
+            else:
+                for line in _lines(handled, run.step_count):
+                    console.print(line)
+    sys.stdout.flush()
+    click.echo(f"{_summary(counts)}; nothing was written: this was a dry run", err=True)
+    return counts
+
+
+def _summary(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "nothing to do"
+
+
+def _lines(handled: archive.Handled, step_count: int) -> Iterator[Text]:
+    """The diff of one message, under what each processor said."""
+    report = handled.report
+    line = Text().append(report.id, "bold").append(" ").append(report.state, _STYLES.get(report.state, "bold red"))
+    yield line.append(f": {escape(report.reason)}" if report.reason else "")
+    if handled.before is None:
+        return
+    for step in retrace(handled.before, handled.trace, step_count):
+        yield step_line(step)
+    for number, made in enumerate(handled.after, 1):
+        if len(handled.after) > 1:
+            recipients = escape(", ".join(open_recipients(made.message)))
+            yield Text().append(f"  message {number} of {len(handled.after)}", "bold").append(f" for {recipients}")
+        changes = difference.compare(handled.before, made.message, queue=made.queue)
+        if not changes:
+            yield Text("    unchanged", "dim")
+        for text in difference.render(changes):
+            yield Text("    ").append_text(text)
+    yield Text()
+
+
+def _document(handled: archive.Handled, step_count: int) -> bytes:
+    """One JSON line: the report, what each processor did, and what would be written."""
+    before = handled.before
+    return msgspec.json.encode(
+        {
+            "id": handled.report.id,
+            "state": handled.report.state,
+            "reason": handled.report.reason,
+            "processors": []
+            if before is None
+            else [step_document(step) for step in retrace(before, handled.trace, step_count)],
+            "outputs": []
+            if before is None
+            else [
+                {
+                    "queue": made.queue,
+                    "recipients": list(open_recipients(made.message)),
+                    "changes": difference.document(difference.compare(before, made.message, queue=made.queue)),
+                }
+                for made in handled.after
+            ],
+        }
+    )

@@ -22,18 +22,12 @@ from rich.text import Text
 from .. import demo as demonstration
 from ..difference import Change, render
 from . import terminal
+from .step_text import RESULT_STYLES, step_line
 
-_RESULT_STYLES = {
-    "pass": "green",
-    "none": "dim",
-    "fail": "bold red",
-    "softfail": "yellow",
-    "temperror": "magenta",
-    "permerror": "red",
-}
 _STATE_STYLES = {"requeued": "green", "held": "yellow", "deferred": "yellow", "discarded": "yellow"}
 _METHODS = ("spf", "dkim", "dmarc", "arc")
 _NO_TERMINAL_WIDTH = 100
+_SHOWN = frozenset({"sender", "header", "queue", "body", "setting"})
 
 
 @click.command()
@@ -82,48 +76,39 @@ def _print(console: Console, finished: demonstration.Demonstration) -> None:
 
 def _print_message(console: Console, shown: demonstration.Shown) -> None:
     console.print(Text().append(shown.case.title, "bold").append(f"  {shown.case.name}", "dim"))
-    seen: set[Change] = set()
     for step in shown.steps:
-        line = Text().append(f"  {step.processor:<23}", "cyan")
-        line.append_text(_said(step))
-        line.rstrip()
-        console.print(line)
-        variables = [change for change in step.changes if change.what == "variable"]
-        if variables:
-            console.print(Text("    ").append_text(_told_exim(variables)))
-        signatures = [change.name for change in step.changes if _is_signature(change)]
-        if signatures:
-            console.print(Text(f"    + {', '.join(signatures)}", "green"))
-        others = [change for change in step.changes if change.what != "variable" and not _is_signature(change)]
-        width = console.width if console.is_terminal else _NO_TERMINAL_WIDTH
-        for text in render(others, unfolded=True):
-            line = Text("    ").append_text(text)
-            line.truncate(width, overflow="ellipsis")
-            console.print(line)
-        seen.update(step.changes)
-    for text in _ending(shown, seen):
+        console.print(step_line(step))
+        _print_changes(console, step.changes)
+        for number, part in enumerate(step.parts, 1):
+            recipients = (
+                Text().append(f"    part {number}: ", "cyan").append(terminal.escape(", ".join(part.recipients)))
+            )
+            console.print(recipients)
+            _print_changes(console, part.changes, indent="      ")
+    for text in _ending(shown):
         console.print(text)
     console.print()
+
+
+def _print_changes(console: Console, changes: tuple[Change, ...], *, indent: str = "    ") -> None:
+    variables = [change for change in changes if change.what == "variable"]
+    if variables:
+        console.print(Text(indent).append_text(_told_exim(variables)))
+    signatures = [change.name for change in changes if _is_signature(change)]
+    if signatures:
+        console.print(Text(f"{indent}+ {', '.join(signatures)}", "green"))
+    others = [change for change in changes if change.what in _SHOWN and not _is_signature(change)]
+    width = console.width if console.is_terminal else _NO_TERMINAL_WIDTH
+    for text in render(others, unfolded=True):
+        line = Text(indent).append_text(text)
+        line.truncate(width, overflow="ellipsis")
+        console.print(line)
 
 
 def _is_signature(change: Change) -> bool:
     """A signature field that was added: there is little in it for a person to read."""
     name = change.name.lower()
     return change.what == "header" and change.after is not None and name.startswith(("arc-", "dkim-"))
-
-
-def _said(step: demonstration.StepShown) -> Text:
-    text = Text()
-    for word in step.results:
-        method, _, result = word.partition("=")
-        text.append(f"{method}=").append(result, _RESULT_STYLES.get(result, "")).append("  ")
-    if step.verdict != "proceed":
-        text.append(f"{step.verdict} ", "bold yellow")
-    text.append_text(terminal.plain(step.reason))
-    if not step.changes:
-        text.append("nothing to change" if not text.plain else "", "dim")
-    text.rstrip()
-    return text
 
 
 def _told_exim(variables: list[Change]) -> Text:
@@ -142,7 +127,7 @@ def _told_exim(variables: list[Change]) -> Text:
 _TELLING = frozenset({"acl_m_dmarc_status", "acl_m_arc_state", "acl_m_route"})
 
 
-def _ending(shown: demonstration.Shown, seen: set[Change]) -> Iterator[Text]:
+def _ending(shown: demonstration.Shown) -> Iterator[Text]:
     style = _STATE_STYLES.get(shown.state, "bold red")
     if not shown.outputs:
         yield Text().append(f"  ⇒ {shown.state}: ", style).append_text(terminal.plain(shown.reason))
@@ -151,15 +136,6 @@ def _ending(shown: demonstration.Shown, seen: set[Change]) -> Iterator[Text]:
         text = Text().append(f"  ⇒ {shown.state}", style).append(f" as {output.id}{terminal.escape(place)} for ")
         text.append_text(terminal.plain(", ".join(output.recipients)))
         yield text
-        yield from (
-            Text("    ").append_text(line)
-            for line in render(change for change in output.changes if _is_ours(change, seen))
-        )
-
-
-def _is_ours(change: Change, seen: set[Change]) -> bool:
-    """What the engine itself did: its mark against loops, and nothing that a processor has already said."""
-    return change.what == "setting" and change not in seen
 
 
 def _summary(finished: demonstration.Demonstration) -> Table:
@@ -170,7 +146,7 @@ def _summary(finished: demonstration.Demonstration) -> Table:
         cells = [terminal.plain(shown.case.name)]
         for method in _METHODS:
             word = shown.results.get(method, "–")
-            cells.append(Text(word, style=_RESULT_STYLES.get(word, "dim" if word == "–" else "")))
+            cells.append(Text(word, style=RESULT_STYLES.get(word, "dim" if word == "–" else "")))
         cells.append(Text(shown.state, style=_STATE_STYLES.get(shown.state, "bold red")))
         table.add_row(*cells)
     return table

@@ -158,8 +158,18 @@ def test_discard_of_a_part_and_hold_of_a_part() -> None:
 @pytest.mark.parametrize(
     ("when", "split", "key", "reason"),
     [
-        ('{ sender_domain = "x.example" }', False, "$.processor[0].when", "did you mean `sender_domains`"),
-        ('{ not = { recipents = "x.example" } }', False, "$.processor[0].when.not", "did you mean `recipients`"),
+        (
+            '{ sender_domain = "x.example" }',
+            False,
+            "$.processor[0].when.sender_domain",
+            "did you mean `sender_domains`",
+        ),
+        (
+            '{ not = { recipents = "x.example" } }',
+            False,
+            "$.processor[0].when.not.recipents",
+            "did you mean `recipients`",
+        ),
         ('{ hosts = "nowhere" }', False, "$.processor[0].when.hosts", "nowhere"),
         ('{ sender_domains = "x.example" }', True, "$.processor[0].split", "no recipients"),
     ],

@@ -62,7 +62,7 @@ def test_what_lies_in_the_spool_is_what_was_told(case: Case, finished: demo.Demo
         assert render_header_file(envelope) == content
         data_name = MessageId(output.id).data_name
         body = case.data_file.partition(b"\n")[2]
-        assert (spool / data_name).read_bytes() == data_name.encode() + b"\n" + body
+        assert Path(output.path).with_name(data_name).read_bytes() == data_name.encode() + b"\n" + body
         added = [change.after for change in output.changes if change.what == "header" and change.after]
         assert [header.raw for header in envelope.headers[: len(added)]] == added
         assert envelope.variables["acl_m_respool"] == b"1"

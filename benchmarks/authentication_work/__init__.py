@@ -1,0 +1,1 @@
+"""What benchmarks/authentication.py measures: the messages, and each contender's way of doing the job."""
