@@ -82,10 +82,11 @@ class Ledger:
     ) -> None:
         self._state = state
         self._expiry = expiry_seconds
-        with contextlib.suppress(FileExistsError):
-            durable.make_directory(DIRECTORY, at=state.descriptor)
-            durable.sync(state.descriptor)
-        _adopt(state)
+        if durable.exists(DIRECTORY, at=state.descriptor) is None:
+            with contextlib.suppress(FileExistsError):
+                durable.make_directory(DIRECTORY, at=state.descriptor)
+                _adopt(state)
+                durable.sync(state.descriptor)
         path = os.path.join(state.path, DIRECTORY)
         self._owned = _File(os.path.join(path, _OWNED), largest, synced=False)
         self._settled = _File(os.path.join(path, _SETTLED), largest, synced=True)
@@ -297,11 +298,11 @@ class _File:
         self._environment.close()
 
     def read(self, work: Callable[[Any], Any]) -> Any:
-        """work's answer, given a transaction that sees every change made before the call."""
+        """Work's answer, given a transaction that sees every change made before the call."""
         return self._run(work, write=False)
 
     def change(self, work: Callable[[Any], Any]) -> Any:
-        """work's answer, given a transaction that is committed on return; work may run more than once."""
+        """Work's answer, given a transaction that is committed on return; work may run more than once."""
         mine = _Request(work)
         with self._condition:
             self._waiting.append(mine)
@@ -356,13 +357,12 @@ class _File:
         transaction = self._environment.begin(write=write)
         try:
             answer = work(transaction)
-        except BaseException:
-            transaction.abort()
-            raise
-        if write:
-            commit(transaction)
-        else:
-            transaction.abort()
+            if write:
+                commit(transaction)
+        finally:
+            # After a commit this does nothing; after anything else it gives LMDB's lock back.
+            with contextlib.suppress(lmdb.Error):
+                transaction.abort()
         return answer
 
     @contextlib.contextmanager
@@ -430,5 +430,3 @@ def _page(start: bytes, prefix: bytes) -> Callable[[Any], _Page]:
 def commit(transaction: Any) -> None:
     """The one call that changes a file of the ledger: the fault tests kill and fail the program here."""
     transaction.commit()
-
-

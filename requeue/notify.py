@@ -9,11 +9,15 @@ Diagnostics: tell() raises nothing; the answer says whether Exim was told, and h
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
+import stat
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from ..spool.ids import MessageId
+from .exim_program import CommandNotifier
 from .publish import Published
 
 _RUN_ONE_MESSAGE: Final = b"\x01"
@@ -38,9 +42,16 @@ class Notifier:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
 
     @classmethod
-    def for_spool(cls, spool_directory: str) -> Notifier:
-        """The default ``notifier_socket`` of an Exim with this spool: abstract, on Linux (globals.c)."""
-        return cls(b"\0" + f"{spool_directory}/{_SOCKET_NAME}".encode())
+    def for_spool(cls, spool_directory: str, notifier_socket: str = "") -> Notifier:
+        """The socket of an Exim with this spool and ``notifier_socket`` option (empty: its default).
+
+        Abstract, as on Linux (daemon.c), unless there is a socket of that name to be seen.
+        """
+        path = notifier_socket or f"{spool_directory}/{_SOCKET_NAME}"
+        is_visible = False
+        with contextlib.suppress(OSError):
+            is_visible = stat.S_ISSOCK(os.stat(path).st_mode)
+        return cls(path.encode() if is_visible else b"\0" + path.encode())
 
     def close(self) -> None:
         """Close the socket."""
@@ -48,17 +59,36 @@ class Notifier:
 
     def tell(self, published: Iterable[Published]) -> int:
         """How many of these the daemon's socket accepted; a full or absent one counts nothing."""
-        accepted = 0
+        outputs = tuple(published)
+        return len(outputs) - len(self.refused(outputs))
+
+    def refused(self, published: Iterable[Published]) -> tuple[Published, ...]:
+        """Tell the daemon; those that its socket did not accept."""
+        refused: list[Published] = []
         for output in published:
             # Before 4.97 the note names no queue: a daemon would look in the default one.
             if output.queue and not output.id.is_long:
+                refused.append(output)
                 continue
             try:
                 self._socket.sendto(payload(output.id, output.queue), socket.MSG_DONTWAIT, self._address)
             except OSError:
-                continue
-            accepted += 1
-        return accepted
+                refused.append(output)
+        return tuple(refused)
+
+
+class SocketThenCommand:
+    """``notify = "auto"``: the socket; what it does not accept by ``exim -Mc``, where that is possible."""
+
+    def __init__(self, notifier: Notifier, command: CommandNotifier | None) -> None:
+        self._notifier, self._command = notifier, command
+
+    def tell(self, published: Iterable[Published]) -> int:
+        """How many were accepted by either."""
+        outputs = tuple(published)
+        refused = self._notifier.refused(outputs)
+        accepted = len(outputs) - len(refused)
+        return accepted + (self._command.tell(refused) if self._command is not None and refused else 0)
 
 
 Tell = Callable[[Iterable[Published]], int]

@@ -16,20 +16,22 @@ from structlog.typing import FilteringBoundLogger
 
 from ..errors import SpoolFormatError
 from ..requeue.hand_back import HandBack
-from ..requeue.job import Job, Phase
+from ..requeue.hold import AGE, CRASHES, LOOP, QUOTER
+from ..requeue.job import Job, Phase, Status
+from ..requeue.ledger import Ledger, owned_recipients
 from ..requeue.plan import Defer, Hold, Output, Plan, Requeue, SetAside
 from ..requeue.publish import Published
-from ..requeue.reading import read_message
-from ..spool.editing import set_variable
+from ..requeue.reading import MARK, read_message
+from ..spool.editing import add_non_recipients, set_variable
 from ..spool.ids import MessageId
-from ..spool.message import Message
+from ..spool.message import Message, unique_form
 from .pipeline import Outcome, Pipeline
 
-#: The ACL variable by which Exim's routers, and respool itself, know a message that went through.
-MARK: Final = "acl_m_respool"
+#: After so many attempts in a row that ended with the worker's death a message is held.
+MOST_CRASHES: Final = 5
 
-#: After so many attempts that ended with the worker's death a message is held.
-MOST_ATTEMPTS: Final = 5
+#: How a job came into hand: claimed now; left by a worker that died; due again after a deferral.
+Why = Literal["claimed", "crashed", "due"]
 
 State = Literal["requeued", "discarded", "deferred", "held", "corrupt"]
 _FAILURES: Final = frozenset({"deferred", "held", "corrupt"})
@@ -57,7 +59,13 @@ class Engine:
         observe: bool = False,
         trace: bool = False,
         report: Callable[[Report], None] | None = None,
+        ledger: Ledger | None = None,
+        hold_after_seconds: float = 96 * 3600.0,
+        quoters: frozenset[str] | None = None,
     ) -> None:
+        self._ledger = ledger
+        self._hold_after_seconds = hold_after_seconds
+        self._quoters = quoters
         self._pipeline = pipeline
         self._hand_back = hand_back
         self._log = log
@@ -66,46 +74,81 @@ class Engine:
         self._trace = trace
         self._report_to = report
 
-    def handle(self, job: Job, phase: Phase, *, again: bool = False) -> State:
-        """Bring a job in this phase to its end. again: its last attempt ended with a crash."""
+    def handle(self, job: Job, phase: Phase, *, why: Why = "claimed") -> State:
+        """Bring a job in this phase to its end."""
         started = time.monotonic()
         log = self._log.bind(id=str(job.id), claim=job.claim.number)
         if phase in {Phase.COMMITTED, Phase.PUBLISHED}:
-            published = self._hand_back.finish(job)
+            published = self._hand_back.finish(job, recovered=True)
             log.info("message.requeued", outputs=_names(published), recovered=True)
             return "requeued"
-        outcome = self._decide(job, phase, log, again=again)
+        outcome = self._decide(job, phase, log, why)
         published = self._hand_back.carry_out(job, outcome.plan)
         state = self._report(outcome, published, log, time.monotonic() - started)
         if self._report_to is not None:
             self._report_to(Report(id=job.id, state=state, outcome=outcome, published=published))
         return state
 
-    def _decide(self, job: Job, phase: Phase, log: FilteringBoundLogger, *, again: bool) -> Outcome:
+    def put_off(self, job: Job, reason: str) -> None:
+        """Defer a job, in whatever phase, that the system can't go on with while it can with others."""
+        attempt = job.read_status().attempt
+        plan = Defer(reason=reason, retry_at=time.time() + self._pipeline.backoff(attempt))
+        self._hand_back.put_off(job, plan)
+        self._log.warning("message.deferred", id=str(job.id), claim=job.claim.number, reason=reason)
+
+    def _decide(self, job: Job, phase: Phase, log: FilteringBoundLogger, why: Why) -> Outcome:
         if phase is not Phase.CLAIMED:
             missing = job.id.header_name if job.id.data_name in job.names() else job.id.data_name
             return Outcome(plan=SetAside(reason=f"{missing} is nowhere to be found"), trace=())
-        status = job.read_status()
-        if again:
-            status = msgspec.structs.replace(status, attempt=status.attempt + 1)
-            job.write_status(status)
-            if status.attempt > MOST_ATTEMPTS:
-                reason = f"the worker died {MOST_ATTEMPTS} times while it had this message in hand"
-                return Outcome(plan=Hold(reason=reason), trace=())
+        status = _count_attempt(job, why)
+        if status.crashes > MOST_CRASHES and CRASHES not in status.released:
+            reason = f"the worker died {MOST_CRASHES} times while it had this message in hand"
+            return Outcome(plan=Hold(reason=reason, processor=CRASHES), trace=())
         try:
             message = read_message(job)
         except SpoolFormatError as error:
             return Outcome(plan=SetAside(reason=str(error)), trace=())
-        if self._is_export and MARK in message.envelope.variables:
+        is_marked = MARK in message.envelope.variables
+        if self._is_export and is_marked and LOOP not in status.released and not status.as_is:
             reason = f"loop: the export carries {MARK}, so respool has already requeued this message"
-            return Outcome(plan=Hold(reason=reason), trace=())
+            return Outcome(plan=Hold(reason=reason, processor=LOOP), trace=())
+        if self._ledger is not None and not is_marked:
+            message = _ours(self._ledger, job, message)
+        if not message.undelivered:
+            reason = "nobody is left to deliver it to: delivered, or exported before"
+            return Outcome(plan=Requeue(reason=reason), trace=())
+        if status.as_is:
+            return Outcome(plan=marked(Requeue(outputs=(self._unchanged(message),), reason="released as is")), trace=())
         outcome = self._pipeline.run(message, log=log, attempt=status.attempt, released=status.released)
         self._log_trace(outcome, log)
         if self._observe:
-            unchanged = Requeue(outputs=(Output(message=message),), reason="mode = observe")
             log.info("message.observed", would=_kind(outcome.plan))
-            outcome = Outcome(plan=unchanged, trace=outcome.trace)
-        return Outcome(plan=marked(outcome.plan), trace=outcome.trace)
+            plan: Plan = Requeue(outputs=(self._unchanged(message),), reason="mode = observe")
+        else:
+            plan = self._limited(outcome.plan, status)
+        return Outcome(plan=marked(plan), trace=outcome.trace)
+
+    def _unchanged(self, message: Message) -> Output:
+        return Output(message=message, queue=self._pipeline.queue)
+
+    def _limited(self, plan: Plan, status: Status) -> Plan:
+        """The plan, unless it may not go on so: deferred for too long, or unreadable for the destination."""
+        match plan:
+            case Defer():
+                waited = time.time() - status.deferred_since if status.deferred_since else 0.0
+                if waited >= self._hold_after_seconds:
+                    reason = f"deferred for {waited / 3600:.1f} hours: {plan.reason}"
+                    return Hold(reason=reason, processor=AGE)
+            case Requeue() if self._quoters is not None and QUOTER not in status.released:
+                for output in plan.outputs:
+                    for directive in output.message.envelope.directives:
+                        if directive.quoter is not None and directive.quoter.decode() not in self._quoters:
+                            # Exim calls the whole message a format error (spool_in.c).
+                            reason = f"a value is quoted for {directive.quoter.decode()}, which the destination lacks"
+                            return Hold(reason=reason, processor=QUOTER)
+            case _:
+                pass
+        return plan
 
     def _log_trace(self, outcome: Outcome, log: FilteringBoundLogger) -> None:
         if not (self._trace or self._observe):
@@ -125,7 +168,11 @@ class Engine:
         took = round(seconds, 6)
         match outcome.plan:
             case Requeue(outputs=()):
-                log.info("message.discarded", reason=outcome.plan.reason, seconds=took)
+                log.info(
+                    "message.dropped" if not outcome.trace else "message.discarded",
+                    reason=outcome.plan.reason,
+                    seconds=took,
+                )
                 return "discarded"
             case Requeue():
                 reason = outcome.plan.reason or None
@@ -145,6 +192,33 @@ class Engine:
             case SetAside():
                 log.error("message.corrupt", reason=outcome.plan.reason)
                 return "corrupt"
+
+
+def _count_attempt(job: Job, why: Why) -> Status:
+    status = job.read_status()
+    match why:
+        case "claimed":
+            return status
+        case "crashed":
+            status = msgspec.structs.replace(status, crashes=status.crashes + 1)
+        case "due":
+            status = msgspec.structs.replace(status, attempt=status.attempt + 1)
+    # Before the first processor: what kills the worker is counted.
+    job.write_status(status)
+    return status
+
+
+def _ours(ledger: Ledger, job: Job, message: Message) -> Message:
+    """The message with all recipients that belong to other claims put among the delivered ones."""
+    envelope = message.envelope
+    asked_for = owned_recipients(envelope)
+    mine = ledger.put(job.claim, envelope.received_time, asked_for)
+    job.owned = envelope.received_time, mine
+    if len(mine) == len(asked_for):
+        return message
+    others = [recipient.address for recipient in message.undelivered if unique_form(recipient.address) not in mine]
+    # Both spellings, as Exim has it (deliver.c).
+    return Message(add_non_recipients(envelope, [*others, *map(unique_form, others)]), message.body)
 
 
 def is_failure(state: str) -> bool:

@@ -17,11 +17,23 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
+from msgspec import Struct
+
+from ..requeue.state import Claim
 from ..spool.directory import Found
 
 _FIRST_WAIT: Final = 0.001
 _LONGEST_WAIT: Final = 2.0
 _FOREIGN_WAIT: Final = 0.05
+
+
+class Due(Struct, frozen=True, order=True):
+    """A deferred message whose next attempt is due."""
+
+    claim: Claim
+
+
+Item = Found | Due
 
 
 class Intake:
@@ -35,10 +47,11 @@ class Intake:
         self._number, self._count = number, count
         self._condition = threading.Condition()
         self._fresh: deque[Found] = deque()
-        self._backlog: deque[Found] = deque()
-        self._later: list[tuple[float, Found, float]] = []
-        self._known: set[Found] = set()
+        self._backlog: deque[Item] = deque()
+        self._later: list[tuple[float, int, Item, float]] = []
+        self._known: set[Item] = set()
         self._turn = False
+        self._pushed = 0
         self._open = True
 
     def offer(self, found: Found) -> None:
@@ -50,7 +63,7 @@ class Intake:
             if self._is_mine(found):
                 self._fresh.append(found)
             else:
-                heapq.heappush(self._later, (time.monotonic() + _FOREIGN_WAIT, found, _FIRST_WAIT))
+                self._put_later(found, time.monotonic() + _FOREIGN_WAIT, _FIRST_WAIT)
             self._condition.notify()
 
     def offer_all(self, listing: Iterable[Found]) -> None:
@@ -64,16 +77,30 @@ class Intake:
                 if self._is_mine(found):
                     self._backlog.append(found)
                 else:
-                    heapq.heappush(self._later, (due, found, _FIRST_WAIT))
+                    self._put_later(found, due, _FIRST_WAIT)
             self._condition.notify_all()
 
-    def take(self) -> tuple[Found, float] | None:
+    def offer_due(self, claims: Iterable[Claim]) -> None:
+        """Deferred messages whose next attempt is due."""
+        with self._condition:
+            for due in map(Due, claims):
+                if due not in self._known:
+                    self._known.add(due)
+                    self._backlog.append(due)
+            self._condition.notify_all()
+
+    def _put_later(self, item: Item, due: float, wait: float) -> None:
+        # The number keeps items themselves from being compared.
+        self._pushed += 1
+        heapq.heappush(self._later, (due, self._pushed, item, wait))
+
+    def take(self) -> tuple[Item, float] | None:
         """The next name, and how long it has been waited for; None once the intake is closed."""
         with self._condition:
             while self._open:
                 now = time.monotonic()
                 if self._later and self._later[0][0] <= now:
-                    _, found, wait = heapq.heappop(self._later)
+                    _, _, found, wait = heapq.heappop(self._later)
                     return found, wait
                 self._turn = not self._turn
                 for lane in (self._fresh, self._backlog) if self._turn else (self._backlog, self._fresh):
@@ -82,13 +109,13 @@ class Intake:
                 self._condition.wait(self._later[0][0] - now if self._later else None)
             return None
 
-    def again(self, found: Found, wait: float) -> None:
+    def again(self, found: Item, wait: float) -> None:
         """Somebody has the message: look again after wait seconds, then after twice as long."""
         with self._condition:
-            heapq.heappush(self._later, (time.monotonic() + wait, found, min(wait * 2, _LONGEST_WAIT)))
+            self._put_later(found, time.monotonic() + wait, min(wait * 2, _LONGEST_WAIT))
             self._condition.notify()
 
-    def done(self, found: Found) -> None:
+    def done(self, found: Item) -> None:
         """The name needs no more of us: claimed, or gone."""
         with self._condition:
             self._known.discard(found)

@@ -93,7 +93,7 @@ class Pipeline:
         self._hostname = hostname
         self._authserv_id = authserv_id
         self._resolver = resolver
-        self._queue = queue
+        self.queue = queue
         self._deadline_seconds = deadline_seconds
         self._clock = clock
 
@@ -110,7 +110,7 @@ class Pipeline:
         finished: list[_Part] = []
         reasons: list[str] = []
         effects: list[Effect] = []
-        parts = deque([_Part(message=message, position=0, queue=self._queue)])
+        parts = deque([_Part(message=message, position=0, queue=self.queue)])
         while parts:
             part = parts.popleft()
             if part.position == len(self._steps):
@@ -145,8 +145,8 @@ class Pipeline:
                     parts.extendleft(reversed(following))
         reasons.extend(part.frozen_for for part in finished if part.frozen_for)
         outputs = tuple(_output(part, now) for part in finished)
-        plan = Requeue(outputs=outputs, reason="; ".join(reasons), effects=tuple(effects))
-        return Outcome(plan=plan, trace=tuple(trace))
+        requeue = Requeue(outputs=outputs, reason="; ".join(reasons), effects=tuple(effects))
+        return Outcome(plan=requeue, trace=tuple(trace))
 
     def backoff(self, attempt: int) -> float:
         """Seconds until the next attempt: doubling, with a jitter of a fifth so that a crowd spreads."""

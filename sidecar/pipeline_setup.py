@@ -61,7 +61,14 @@ def make_resolver(section: DnsSection) -> Resolver:
     return DnsResolver(section.nameservers)
 
 
-def make_pipeline(config: PipelineConfig, steps: tuple[Step, ...], *, queue: str = "") -> Pipeline:
+def make_pipeline(
+    config: PipelineConfig,
+    steps: tuple[Step, ...],
+    *,
+    queue: str = "",
+    first_wait_seconds: float = 60.0,
+    longest_wait_seconds: float = 3600.0,
+) -> Pipeline:
     """The pipeline of a worker. queue is where outputs go unless a processor says otherwise."""
     return Pipeline(
         steps,
@@ -70,4 +77,6 @@ def make_pipeline(config: PipelineConfig, steps: tuple[Step, ...], *, queue: str
         resolver=make_resolver(config.dns),
         queue=queue,
         deadline_seconds=config.deadline_seconds,
+        first_wait_seconds=first_wait_seconds,
+        longest_wait_seconds=longest_wait_seconds,
     )

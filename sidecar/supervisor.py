@@ -14,16 +14,22 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Final, Literal
 
 from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
 from ..errors import ConfigError
 from ..requeue import durable
+from ..requeue.effects import Effect
+from ..requeue.exim_program import About, CommandNotifier, about, is_privilege_lost
 from ..requeue.hand_back import HandBack
-from ..requeue.notify import Notifier, Tell, tell_nobody
-from ..requeue.state import StateDirectory
+from ..requeue.job import Job
+from ..requeue.ledger import Ledger, renew, restore
+from ..requeue.notify import Notifier, SocketThenCommand, Tell, tell_nobody
+from ..requeue.reading import read_asked_for
+from ..requeue.state import Claim, StateDirectory
 from ..requeue.target import Target
 from ..spool.sources import Kind, Source
 from .config import Config, DirectorySource, ExportSource, QueueSource, SpoolRequeue
@@ -31,6 +37,8 @@ from .engine import Engine, Report
 from .pipeline import Step
 from .pipeline_setup import build_steps, make_pipeline, make_resolver
 from .worker import Worker
+
+Telling = Literal["nobody", "socket", "socket, then command", "command"]
 
 _RESTART_WAIT: Final = 1.0
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
@@ -44,6 +52,8 @@ class Prepared(Struct, frozen=True, kw_only=True):
     source: Source
     target: Target
     steps: tuple[Step, ...]
+    telling: Telling = "nobody"
+    quoters: frozenset[str] | None = None
 
     def close(self) -> None:
         """Close all directories."""
@@ -81,15 +91,88 @@ def _prepare(config: Config) -> Prepared:
             raise ConfigError("must be on the filesystem of state_directory: messages move by rename and link", key=key)
     state.own()
     source.own()
-    return Prepared(config=config, state=state, source=source, target=target, steps=steps)
+    if source.kind == "export":
+        _renew_ledger(config, state)
+    telling, quoters = _ask_exim(config)
+    return Prepared(
+        config=config, state=state, source=source, target=target, steps=steps, telling=telling, quoters=quoters
+    )
+
+
+def _renew_ledger(config: Config, state: StateDirectory) -> None:
+    """Who owns what, anew from the claims that are there, before any worker claims more.
+
+    Closed again: nothing of LMDB may live across a fork.
+    """
+    renew(state)
+    ledger = _open_ledger(config, state)
+    try:
+        restore(ledger, state, partial(_read_claim, state))
+    finally:
+        ledger.close()
+
+
+def _read_claim(state: StateDirectory, place: str, claim: Claim) -> tuple[int, tuple[bytes, ...]] | None:
+    job = Job.take(state, place, claim)
+    if job is None:
+        return None
+    try:
+        return read_asked_for(job)
+    finally:
+        job.close()
+
+
+def _open_ledger(config: Config, state: StateDirectory) -> Ledger:
+    return Ledger(
+        state,
+        expiry_seconds=config.ledger.expire_days * 86400,
+        largest=config.ledger.largest_mib << 20,
+    )
+
+
+def _ask_exim(config: Config) -> tuple[Telling, frozenset[str] | None]:
+    """How Exim is told, and which quoters it reads; ConfigError where notify = "command" can't work."""
+    requeue = config.requeue
+    if not isinstance(requeue, SpoolRequeue):
+        return "nobody", None
+    quoters = None if requeue.quoters is None else frozenset(requeue.quoters)
+    exim: About | None = None
+    trouble: ConfigError | None = None
+    if quoters is None or requeue.notify in {"auto", "command"}:
+        try:
+            exim = about(config.exim.command)
+        except ConfigError as error:
+            trouble = error
+    if quoters is None and exim is not None and exim.lookups:
+        quoters = exim.lookups
+    is_ours = exim is not None and os.path.realpath(exim.spool_directory) == os.path.realpath(requeue.spool_directory)
+    if requeue.notify == "command":
+        if trouble is not None:
+            raise trouble
+        if not is_ours and exim is not None:
+            raise ConfigError(
+                f"{config.exim.command} has its spool in {exim.spool_directory}, not in {requeue.spool_directory}",
+                key="$.exim.command",
+            )
+        if is_privilege_lost():
+            raise ConfigError(
+                '"command" does not work under no_new_privs (NoNewPrivileges= of systemd): Exim would exit 0 and '
+                'deliver nothing; use "socket"',
+                key="$.requeue.notify",
+            )
+        return "command", quoters
+    if requeue.notify == "auto":
+        return ("socket, then command" if is_ours and not is_privilege_lost() else "socket"), quoters
+    return ("socket" if requeue.notify == "socket" else "nobody"), quoters
 
 
 def _open_target(config: Config) -> Target:
     requeue = config.requeue
     if isinstance(requeue, SpoolRequeue):
         target = Target(
-            "spool", requeue.spool_directory, split=requeue.split, localhost_number=requeue.localhost_number
-        )
+            "spool", requeue.spool_directory, split=requeue.split, localhost_number=requeue.localhost_number,
+            id_format=requeue.id_format,
+        )  # fmt: skip
         target.check()
         return target
     return Target("directory", requeue.directory, split=False)
@@ -127,20 +210,32 @@ def make_worker(
 ) -> Worker:
     """A worker on prepared directories; call it in the process that shall run it."""
     config = prepared.config
-    tell: Tell = tell_nobody
-    queue = ""
-    if isinstance(config.requeue, SpoolRequeue):
-        queue = config.requeue.queue
-        if config.requeue.notify != "none":
-            tell = Notifier.for_spool(config.requeue.spool_directory).tell
-    pipeline = make_pipeline(config, prepared.steps, queue=queue)
+    requeue = config.requeue
+    queue = requeue.queue if isinstance(requeue, SpoolRequeue) else ""
+    ledger = _open_ledger(config, prepared.state) if prepared.source.kind == "export" else None
+    pipeline = make_pipeline(
+        config,
+        prepared.steps,
+        queue=queue,
+        first_wait_seconds=config.deferral.first_seconds,
+        longest_wait_seconds=config.deferral.longest_seconds,
+    )
+
+    tell, stop_telling = _make_tell(prepared)
+
+    def run_effects(job: Job, effects: tuple[Effect, ...]) -> None:
+        pipeline.run_effects(job.id, job.claim.number, effects, log)
+
     hand_back = HandBack(
         prepared.state,
         prepared.target,
         tell=tell,
         source=prepared.source,
-        keep_id=config.requeue.id == "keep",
+        keep_id=requeue.id == "keep",
         ordered=durable.keeps_metadata_in_order(prepared.state.descriptor),
+        ledger=ledger,
+        run_effects=run_effects,
+        queue=queue,
     )
     engine = Engine(
         pipeline,
@@ -150,6 +245,9 @@ def make_worker(
         observe=config.mode == "observe",
         trace=trace,
         report=report,
+        ledger=ledger,
+        hold_after_seconds=config.deferral.hold_after_hours * 3600,
+        quoters=prepared.quoters,
     )
     return Worker(
         prepared.state,
@@ -163,7 +261,29 @@ def make_worker(
         scan_seconds=config.scan_seconds,
         orphan_seconds=config.orphan_seconds,
         deadline_seconds=config.deadline_seconds,
+        ledger=ledger,
+        at_end=stop_telling,
+        drop_after_seconds=None if config.held.drop_after_days is None else config.held.drop_after_days * 86400,
     )
+
+
+def _make_tell(prepared: Prepared) -> tuple[Tell, Callable[[], None]]:
+    """How Exim is told, and what to call at the end."""
+    requeue = prepared.config.requeue
+    if not isinstance(requeue, SpoolRequeue) or prepared.telling == "nobody":
+        return tell_nobody, _nothing
+    if prepared.telling == "socket":
+        notifier = Notifier.for_spool(requeue.spool_directory, requeue.notifier_socket)
+        return notifier.tell, notifier.close
+    command = CommandNotifier(prepared.config.exim.command)
+    if prepared.telling == "command":
+        return command.tell, command.close
+    notifier = Notifier.for_spool(requeue.spool_directory, requeue.notifier_socket)
+    return SocketThenCommand(notifier, command).tell, command.close
+
+
+def _nothing() -> None:
+    """Nothing to end."""
 
 
 class Supervisor:
@@ -185,7 +305,8 @@ class Supervisor:
         try:
             for number in range(self._prepared.config.workers):
                 self._start(number)
-            self._log.info("sidecar.started", workers=len(self._children), source=self._prepared.source.path)
+            self._log.info("sidecar.started", workers=len(self._children), source=self._prepared.source.path,
+                           exim_told_by=self._prepared.telling)  # fmt: skip
             while self._children or self._due:
                 self._react(signal.sigtimedwait(_SIGNALS, 0.5))
         finally:

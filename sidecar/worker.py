@@ -8,6 +8,7 @@ state, what goes wrong with the system pauses the intake and is in the log.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -18,19 +19,34 @@ from typing import Final
 from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
-from ..errors import ConflictError, NotReadyError
-from ..requeue import orphans
+from ..errors import ConflictError, NotReadyError, SpoolFormatError, TemporaryError
+from ..requeue import durable, orphans
 from ..requeue.claim import take
+from ..requeue.hold import drop_expired
 from ..requeue.job import Job, Phase
+from ..requeue.ledger import Ledger
 from ..requeue.recovery import recover
 from ..requeue.state import Claim, StateDirectory
 from ..spool.directory import Found
 from ..spool.sources import Source
 from ..spool.watch import Watch
-from .engine import Engine, is_failure
-from .intake import Intake
+from .engine import Engine, Why, is_failure
+from .intake import Intake, Item
+from .status import Reporter
 
-_PAUSE: Final = 5.0
+#: Seconds; the fault tests shorten it.
+_PAUSE = 5.0
+_LONGEST_PAUSE: Final = 60.0
+_FIRST_WAIT: Final = 0.01
+#: After so many failures of a message, if others succeeded meanwhile or in any case, it is deferred.
+_ENOUGH_FAILURES: Final = 3
+_MOST_FAILURES: Final = 10
+#: Messages that may be kept in hand because the system fails: each costs descriptors.
+_MOST_TROUBLED: Final = 32
+_REPORT_SECONDS: Final = 5.0
+_SWEEP_SECONDS: Final = 60.0
+#: What opening a name says that is no regular file: nothing is wrong with the system.
+_NO_FILE_OF_EXIM: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENOTDIR})
 _GRACE: Final = 2.0
 _ONCE_PATIENCE: Final = 1.0
 
@@ -38,11 +54,13 @@ EXIT_DONE, EXIT_FAILED, EXIT_TEMPORARY, EXIT_HUNG = 0, 1, 75, 70
 
 
 class _Waiting(Struct):
-    """A job in hand that can't go on at the moment."""
+    """A job in hand that can't go on at the moment; failures counts errors of the system, first is when they began."""
 
     job: Job
     due: float
     wait: float
+    failures: int = 0
+    first: float = 0.0
 
 
 class Worker:
@@ -62,7 +80,19 @@ class Worker:
         scan_seconds: float = 30.0,
         orphan_seconds: float = 600.0,
         deadline_seconds: float = 60.0,
+        ledger: Ledger | None = None,
+        drop_after_seconds: float | None = None,
+        at_end: Callable[[], None] | None = None,
     ) -> None:
+        self._at_end = at_end
+        self._ledger = ledger
+        self._drop_after_seconds = drop_after_seconds
+        self._is_first = number == 0
+        self._reporter = Reporter(state, number)
+        self._next_report = self._next_sweep = 0.0
+        self._last_success = time.monotonic()
+        self._last_trouble = 0.0
+        self._probing = threading.Lock()
         self._state, self._source, self._engine = state, source, engine
         self._log = log
         self._once = once
@@ -72,6 +102,7 @@ class Worker:
         self._intake = Intake(number, count)
         self._wake = threading.Event()
         self._stopping = threading.Event()
+        self._ended = threading.Event()
         self._scan_wanted = True
         self._next_scan = 0.0
         self._guard = threading.Lock()
@@ -79,7 +110,7 @@ class Worker:
         self._waiting: list[_Waiting] = []
         self._paused_until = 0.0
         self._halves: dict[Found, float] = {}
-        self._retry_at: dict[Claim, float] = {}
+        self._retry_at: dict[Claim, tuple[int, float]] = {}
         self.ended: Counter[str] = Counter()
         self._left = 0
         self._watch: Watch | None = None
@@ -96,7 +127,8 @@ class Worker:
         threads = [
             threading.Thread(target=self._serve, name=f"message-{number}") for number in range(self._thread_count)
         ]
-        for thread in threads:
+        watchdog = threading.Thread(target=self._watch_over, name="watchdog", daemon=True)
+        for thread in (*threads, watchdog):
             thread.start()
         try:
             while not self._stopping.is_set():
@@ -108,9 +140,11 @@ class Worker:
         finally:
             self._intake.close()
             for thread in threads:
-                while thread.is_alive():
-                    thread.join(0.2)
-                    self._check_hung()
+                thread.join()
+            self._ended.set()
+            if self._at_end is not None:
+                self._at_end()
+            self._reporter.remove()
             if self._watch is not None:
                 self._watch.stop()
         for waiting in self._waiting:
@@ -160,7 +194,12 @@ class Worker:
             self._attempt(self._retry_deferred)
             self._attempt(self._recover_all)
         self._go_on_waiting(now)
-        self._check_hung()
+        if now >= self._next_report:
+            self._next_report = now + _REPORT_SECONDS
+            self._report()
+        if self._is_first and now >= self._next_sweep:
+            self._next_sweep = now + _SWEEP_SECONDS
+            self._attempt(self._sweep)
 
     def _attempt(self, look: Callable[[], None]) -> None:
         try:
@@ -188,44 +227,95 @@ class Worker:
             self._carry(job)
 
     def _recover_all(self) -> None:
+        # One after the other, in claim order: so a message that kills its worker is the one that is blamed.
         self._state.sweep_gone()
         for claim in self._state.list("work"):
             if self._stopping.is_set():
                 return
             job = Job.take(self._state, "work", claim)
-            if job is None:
-                continue
-            self._carry(job, again=True)
+            if job is not None:
+                self._carry(job, "crashed")
 
     def _retry_deferred(self) -> None:
         now = time.time()
-        claims = self._state.list("deferred")
-        known = self._retry_at
-        self._retry_at = {claim: known[claim] for claim in claims if claim in known}
-        for claim in claims:
-            if self._retry_at.get(claim, 0.0) > now:
+        known, self._retry_at = self._retry_at, {}
+        due: list[Claim] = []
+        for claim in self._state.list("deferred"):
+            status = durable.exists(claim.name, at=self._state.states["deferred"])
+            if status is None:
                 continue
-            job = Job.take(self._state, "deferred", claim)
-            if job is None:
-                continue
-            status = job.read_status()
-            self._retry_at[claim] = status.retry_at
-            if status.retry_at > now:
+            changed, retry_at = known.get(claim, (0, 0.0))
+            # An operator's command replaces status.json, which changes the directory.
+            if changed != status.st_mtime_ns:
+                job = Job.take(self._state, "deferred", claim)
+                if job is None:
+                    continue
+                retry_at = job.read_status().retry_at
                 job.close()
-                continue
-            job.move("work")
-            self._carry(job, again=True)
+            self._retry_at[claim] = status.st_mtime_ns, retry_at
+            if retry_at <= now:
+                due.append(claim)
+        self._intake.offer_due(due)
+
+    def _sweep(self) -> None:
+        if self._ledger is not None:
+            removed = self._ledger.sweep()
+            if removed:
+                self._log.info("ledger.expired", entries=removed)
+        if self._drop_after_seconds is not None:
+            for kept in drop_expired(self._state, self._ledger, time.time() - self._drop_after_seconds):
+                self._log.warning("message.dropped", id=str(kept.claim.id), claim=kept.claim.number,
+                                  reason=f"held for too long: {kept.status.reason}")  # fmt: skip
+
+    def _report(self) -> None:
+        with self._guard:
+            stuck, in_hand = len(self._waiting), len(self._in_hand)
+        try:
+            self._reporter.write(waiting=self._intake.waiting(), in_hand=in_hand, stuck=stuck, ended=self.ended)
+        except OSError as error:
+            # Only the report: the disk may be full.
+            self._log.debug("status.unwritten", error=error)
 
     # The threads: working.
 
     def _serve(self) -> None:
         while (taken := self._intake.take()) is not None:
-            found, wait = taken
+            item, wait = taken
             pause = self._paused_until - time.monotonic()
             if pause > 0:
-                self._intake.again(found, pause)
-                continue
-            self._claim(found, wait)
+                self._intake.again(item, pause)
+            elif not self._is_in_trouble():
+                self._take_up(item, wait)
+            elif self._troubled() >= _MOST_TROUBLED or not self._probing.acquire(blocking=False):
+                self._intake.again(item, 1.0)
+            else:
+                # One alone tries whether the trouble is over.
+                try:
+                    self._take_up(item, wait)
+                finally:
+                    self._probing.release()
+
+    def _is_in_trouble(self) -> bool:
+        return self._last_trouble > self._last_success
+
+    def _troubled(self) -> int:
+        with self._guard:
+            return sum(1 for waiting in self._waiting if waiting.failures)
+
+    def _take_up(self, item: Item, wait: float) -> None:
+        if isinstance(item, Found):
+            self._claim(item, wait)
+            return
+        try:
+            job = Job.take(self._state, "deferred", item.claim)
+            if job is not None and job.read_status().retry_at > time.time():
+                job.close()
+            elif job is not None:
+                job.move("work")
+                self._carry(job, "due")
+        except OSError as error:
+            self._pause(error, str(item.claim.id))
+        self._intake.done(item)
 
     def _claim(self, found: Found, wait: float) -> None:
         try:
@@ -239,7 +329,11 @@ class Worker:
         except NotReadyError:
             self._intake.done(found)
         except OSError as error:
-            self._pause(error)
+            if error.errno in _NO_FILE_OF_EXIM:
+                self._log.error("message.unreadable", id=str(found.id), error=error)
+                self._leave(found)
+                return
+            self._pause(error, str(found.id))
             if self._once:
                 self._leave(found)
             else:
@@ -254,27 +348,25 @@ class Worker:
             self._left += 1
         self._intake.done(found)
 
-    def _carry(self, job: Job, *, again: bool = False, wait: float = 0.01) -> None:
-        """Handle a job; what can't go on now is kept in hand and tried again.
-
-        again: somebody had it in hand before, and it was left as it is now.
-        """
+    def _carry(self, job: Job, why: Why = "claimed", before: _Waiting | None = None) -> None:
+        """Handle a job; what can't go on now is kept in hand and tried again."""
         me = threading.get_ident()
         with self._guard:
             self._in_hand[me] = time.monotonic(), str(job.id)
         try:
             phase = recover(self._state, self._source, job)
-            if again:
+            if why != "claimed":
                 self._log.info("message.recovered", id=str(job.id), claim=job.claim.number, phase=phase.name.lower())
-            state = None if phase is Phase.EMPTY else self._engine.handle(job, phase, again=again)
+            state = None if phase is Phase.EMPTY else self._engine.handle(job, phase, why=why)
         except ConflictError as error:
             self._log.info("message.waits", id=str(job.id), holder=error.holder)
-            self._keep(job, min(wait * 2, _PAUSE))
-        except OSError as error:
-            self._pause(error, str(job.id))
-            self._keep(job, _PAUSE)
+            wait = min((before.wait if before is not None else _FIRST_WAIT) * 2, _PAUSE)
+            self._keep(_Waiting(job, time.monotonic() + wait, wait))
+        except (OSError, SpoolFormatError, TemporaryError) as error:
+            self._fail(job, error, before)
         else:
             job.close()
+            self._succeed()
             if state is not None:
                 with self._guard:
                     self.ended[state] += 1
@@ -282,9 +374,40 @@ class Worker:
             with self._guard:
                 self._in_hand.pop(me, None)
 
-    def _keep(self, job: Job, wait: float) -> None:
+    def _succeed(self) -> None:
+        self._last_success = time.monotonic()
+        self._reporter.paused("")
+
+    def _fail(self, job: Job, error: Exception, before: _Waiting | None) -> None:
+        """The system, or a part of it that concerns this message, can't go on.
+
+        While nothing succeeds it is the system, and everything waits. What fails while others succeed, or
+        for very long, goes to deferred/: it may not stop the rest.
+        """
+        now = time.monotonic()
+        failures = before.failures + 1 if before is not None else 1
+        first = before.first if before is not None and before.failures else now
+        if isinstance(error, OSError) and failures == 1:
+            self._pause(error, str(job.id))
+        else:
+            self._reporter.failed(str(error), str(job.id))
+            self._log.error("message.stuck", id=str(job.id), error=error, failures=failures)
+        if failures >= _MOST_FAILURES or (failures >= _ENOUGH_FAILURES and self._last_success > first):
+            try:
+                self._engine.put_off(job, f"{type(error).__name__}: {error}")
+            except OSError as another:
+                self._log.error("message.stuck", id=str(job.id), error=another, failures=failures)
+            else:
+                job.close()
+                with self._guard:
+                    self.ended["deferred"] += 1
+                return
+        wait = min(_PAUSE * 2.0 ** (failures - 1), _LONGEST_PAUSE)
+        self._keep(_Waiting(job, now + wait, wait, failures, first))
+
+    def _keep(self, waiting: _Waiting) -> None:
         with self._guard:
-            self._waiting.append(_Waiting(job, time.monotonic() + wait, wait))
+            self._waiting.append(waiting)
         self._wake.set()
 
     def _go_on_waiting(self, now: float) -> None:
@@ -292,12 +415,15 @@ class Worker:
             due = [waiting for waiting in self._waiting if waiting.due <= now]
             self._waiting = [waiting for waiting in self._waiting if waiting.due > now]
         for waiting in due:
-            self._carry(waiting.job, wait=waiting.wait)
+            self._carry(waiting.job, before=waiting)
 
-    def _pause(self, error: OSError, message_id: str | None = None) -> None:
+    def _pause(self, error: OSError, message_id: str = "") -> None:
         """Trouble with the system itself: take nothing new for a while."""
-        self._paused_until = time.monotonic() + _PAUSE
-        self._log.error("intake.paused", error=error, id=message_id, seconds=_PAUSE)
+        self._last_trouble = time.monotonic()
+        self._paused_until = self._last_trouble + _PAUSE
+        self._reporter.failed(str(error), message_id)
+        self._reporter.paused(str(error))
+        self._log.error("intake.paused", error=error, id=message_id or None, seconds=_PAUSE)
 
     def _is_drained(self) -> bool:
         with self._guard:
@@ -306,6 +432,10 @@ class Worker:
             if self._waiting:
                 return all(waiting.wait >= _ONCE_PATIENCE for waiting in self._waiting)
         return self._intake.waiting() == 0
+
+    def _watch_over(self) -> None:
+        while not self._ended.wait(1.0):
+            self._check_hung()
 
     def _check_hung(self) -> None:
         """A processor that hangs costs its worker, whose jobs another one finishes."""
