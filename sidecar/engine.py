@@ -38,9 +38,15 @@ _FAILURES: Final = frozenset({"deferred", "held", "corrupt"})
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """What became of one message, for whoever wants to show it to a person."""
+    """What became of one message, for whoever wants to show it to a person.
+
+    seconds is the time from claim to end, requeue_seconds the part after the decision.
+    """
 
     id: MessageId
+    claim: int
+    seconds: float
+    requeue_seconds: float
     state: State
     outcome: Outcome
     published: tuple[Published, ...]
@@ -83,10 +89,17 @@ class Engine:
             log.info("message.requeued", outputs=_names(published), recovered=True)
             return "requeued"
         outcome = self._decide(job, phase, log, why)
+        decided = time.monotonic()
         published = self._hand_back.carry_out(job, outcome.plan)
-        state = self._report(outcome, published, log, time.monotonic() - started)
+        ended = time.monotonic()
+        state = self._report(outcome, published, log, ended - started)
         if self._report_to is not None:
-            self._report_to(Report(id=job.id, state=state, outcome=outcome, published=published))
+            self._report_to(
+                Report(
+                    id=job.id, claim=job.claim.number, seconds=ended - started, requeue_seconds=ended - decided,
+                    state=state, outcome=outcome, published=published,
+                )
+            )  # fmt: skip
         return state
 
     def put_off(self, job: Job, reason: str) -> None:
