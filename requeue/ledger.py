@@ -241,14 +241,14 @@ def restore(
     return count
 
 
-def open_for_reading(path: str) -> Iterator[Entry]:
+def open_for_reading(path: str, id_prefix: str = "") -> Iterator[Entry]:
     """The entries of the ledger in a state directory at path, beside a running sidecar or without one."""
     for name in (_OWNED, _SETTLED):
         file = os.path.join(path, DIRECTORY, name)
         if os.path.exists(file):
             reader = _File(file, 0, synced=True, read_only=True)
             try:
-                yield from reader.entries("")
+                yield from reader.entries(id_prefix)
             finally:
                 reader.close()
 

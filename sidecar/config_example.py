@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, cast
 
 import msgspec
 from msgspec import NODEFAULT, Struct
-from msgspec.inspect import Field, ListType, Metadata, StructType, Type, UnionType, VarTupleType
+from msgspec.inspect import DictType, Field, ListType, Metadata, StructType, Type, UnionType, VarTupleType
 
 from ..errors import ConfigError
 from ..processors import registry
@@ -181,6 +181,8 @@ def _value(field: Field, given: dict[str, Any]) -> Any:
     kind = _bare(field.type)
     if isinstance(kind, msgspec.inspect.LiteralType):
         return kind.values[0]
+    if isinstance(kind, DictType):
+        return {}
     return [] if isinstance(kind, VarTupleType | ListType) else "…"
 
 

@@ -199,9 +199,9 @@ def test_trouble_defers(tmp_path: Path) -> None:
     [
         ({"tables": [{"by": "address", "table": "lmdb;/nonexistent"}]}, "config.tables[0].table", "No such file"),
         ({"tables": [{"by": "address", "table": "/nonexistent"}]}, "config.tables[0].table", "not a table"),
-        ({"tables": [{"by": "adress", "table": "lmdb;/x"}]}, "config", "adress"),
-        ({"tables": []}, "config", "length"),
-        ({}, "config", "tables"),
+        ({"tables": [{"by": "adress", "table": "lmdb;/x"}]}, "config.tables[0].by", "adress"),
+        ({"tables": []}, "config.tables", "length"),
+        ({}, "config.tables", "tables"),
     ],
 )
 def test_refused_at_load(config: dict[str, Any], key: str, reason: str) -> None:

@@ -133,8 +133,8 @@ def test_standard_dialect(secret_file: Path) -> None:
         ({"dialect": "standard", "separator": "~"}, "config.separator"),
         ({"local_domains": "lmdb;/nonexistent"}, "config.local_domains"),
         ({"forwarded": "x y"}, "config.forwarded"),
-        ({"dialect": "srs2"}, "config"),
-        ({"max_age_days": 2000}, "config"),
+        ({"dialect": "srs2"}, "config.dialect"),
+        ({"max_age_days": 2000}, "config.max_age_days"),
     ],
 )
 def test_refused_at_load(secret_file: Path, config: dict[str, Any], key: str) -> None:
