@@ -29,6 +29,7 @@ BOUNDS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0)
 MINUTES: Final = 60
 _MOST_RECENT: Final = 50
 _LONGEST_TEXT: Final = 500
+_GONE: Final = frozenset({"requeued", "discarded"})
 
 Answer = Literal["proceed", "freeze", "discard", "defer", "hold", "split", "failed", "passed over"]
 
@@ -119,7 +120,9 @@ class Meter:
         self._outputs = self._pauses = self._errors = 0
         self._minutes: deque[int] = deque([0], maxlen=MINUTES)
         self._minute = int(clock() // 60)
+        # What did not go on is looked for longest: other messages must not push it out.
         self._recent: deque[Ended] = deque(maxlen=_MOST_RECENT)
+        self._kept_back: deque[Ended] = deque(maxlen=_MOST_RECENT)
 
     def ended(self, ended: Ended, *, requeue_seconds: float | None = None) -> None:
         """A message has ended; requeue_seconds is what handing it back took, None where it was not."""
@@ -134,7 +137,8 @@ class Meter:
                 answers, durations = self._processors.setdefault(ran.processor, (Counter(), _Histogram()))
                 answers[ran.answer] += 1
                 durations.add(ran.seconds)
-            self._recent.append(_shortened(ended))
+            remembered = self._recent if ended.state in _GONE else self._kept_back
+            remembered.append(_shortened(ended))
 
     def paused(self) -> None:
         """The system made the intake stop."""
@@ -164,7 +168,7 @@ class Meter:
                 errors=self._errors,
                 minutes=tuple(self._minutes),
                 since=self._minute * 60.0,
-                recent=tuple(self._recent),
+                recent=(*self._recent, *self._kept_back),
             )
 
     def _turn(self) -> None:

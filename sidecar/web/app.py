@@ -8,6 +8,7 @@ Diagnostics: make_app() raises ConfigError; a request always gets an answer.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -24,12 +25,12 @@ from starlette.staticfiles import StaticFiles
 
 from ...errors import ConflictError, PermanentError, RespoolError, TemporaryError
 from ...requeue import hold
-from ...requeue.ledger import Ledger
 from ...requeue.state import STATES, StateDirectory
 from .. import log
+from ..cli.kept import opened_ledger
 from ..cli.status import duration, seconds
 from ..cli.terminal import escape
-from ..config import Config, ExportSource
+from ..config import Config
 from ..overview import look
 from . import charts, messages
 from .headers import SecurityHeaders
@@ -62,6 +63,7 @@ class Pages:
         self._cookie = "__Host-respool" if config.web.secure_cookie else "respool"
         self._state = StateDirectory(config.state_directory)
         self._log = log.get()
+        self._dropping = threading.Lock()
         self._templates = jinja2.Environment(
             loader=jinja2.PackageLoader(__package__ or "", "templates"),
             autoescape=True,
@@ -205,15 +207,9 @@ class Pages:
                 raise _Refused(404, "There is no such action.")
 
     def _drop(self, name: str) -> None:
-        claim = hold.find(self._state, "held", name)
-        if not isinstance(self._config.source, ExportSource):
-            hold.drop(self._state, claim, None)
-            return
-        ledger = Ledger(self._state, largest=self._config.ledger.largest_mib << 20)
-        try:
-            hold.drop(self._state, claim, ledger)
-        finally:
-            ledger.close()
+        # LMDB files are opened once at a time in a process.
+        with self._dropping, opened_ledger(self._config, self._state) as ledger:
+            hold.drop(self._state, hold.find(self._state, "held", name), ledger)
 
     # What all of them need.
 

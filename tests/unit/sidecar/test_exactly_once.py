@@ -25,7 +25,7 @@ DATA = Path(__file__).parents[2] / "data"
 NAIVE = [DATA / "export-499" / f"naive-{number}" for number in (1, 2, 3)]
 ONE = DATA / "spool-496/main/input/1xV9Vd-0000wB-2S-H"
 
-PLUGIN = '''
+PLUGIN = """
 from pathlib import Path
 from respool import Processor, ProcessorConfig, TemporaryError, defer, discard, hold, proceed
 
@@ -51,7 +51,7 @@ class Tells(Processor[Config]):
             raise TemporaryError("the file is locked")
         with open(self.config.path, "a") as file:
             print(effect.key, effect.kind, effect.payload.decode(), file=file)
-'''
+"""
 
 
 class House:
@@ -69,7 +69,8 @@ class House:
 
     def configure(self, processor: str = "", *, requeue: str = "quoters = []", extra: str = "") -> None:
         step = f'[[processor]]\nuse = "{self.root}/plugin.py:{processor}"\n' if processor else ""
-        self.file.write_text(f"""
+        self.file.write_text(
+            f"""
 hostname = "mx.example"
 state_directory = "{self.state}"
 workers = 1
@@ -86,7 +87,9 @@ notify = "none"
 zone_file = "/dev/null"
 {extra}
 {step}config = {{ path = "{self.root}/effects" }}
-""" if step else f"""
+"""
+            if step
+            else f"""
 hostname = "mx.example"
 state_directory = "{self.state}"
 workers = 1
@@ -102,7 +105,8 @@ notify = "none"
 [dns]
 zone_file = "/dev/null"
 {extra}
-""")
+"""
+        )
 
     def put(self, header: Path) -> str:
         message_id = header.name[:-2]
@@ -156,7 +160,9 @@ def house(tmp_path: Path) -> House:
 
 
 @pytest.mark.parametrize("one_after_the_other", [True, False])
-def test_three_naive_exports_of_three_recipients_are_three_deliveries(house: House, *, one_after_the_other: bool) -> None:
+def test_three_naive_exports_of_three_recipients_are_three_deliveries(
+    house: House, *, one_after_the_other: bool
+) -> None:
     delivered: list[bytes] = []
     for directory in NAIVE:
         (header,) = directory.glob("*-H")
@@ -350,10 +356,12 @@ def test_a_missing_staged_file_stops_nobody_else(house: House, monkeypatch: pyte
 def test_command_is_refused_where_it_can_not_work(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     exim = house.root / "exim"
     spool = house.root / "spool"
-    exim.write_text(f'#!/bin/sh\n[ "$1" = -bP ] && echo "spool_directory = {spool}"\necho "Lookups (built-in): lsearch"\n')
+    exim.write_text(
+        f'#!/bin/sh\n[ "$1" = -bP ] && echo "spool_directory = {spool}"\necho "Lookups (built-in): lsearch"\n'
+    )
     exim.chmod(0o755)
     extra = f'[exim]\ncommand = "{exim}"\n'
-    requeue = 'quoters = []\n'
+    requeue = "quoters = []\n"
     house.configure(extra=extra, requeue=requeue)
     house.file.write_text(house.file.read_text().replace('notify = "none"', 'notify = "command"'))
     monkeypatch.setattr("respool.sidecar.supervisor.is_privilege_lost", lambda: True)
