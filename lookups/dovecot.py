@@ -16,7 +16,7 @@ import secrets
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Final
 
 from ..errors import ConfigError, TemporaryError
@@ -76,7 +76,7 @@ class DovecotAuth:
             raise TemporaryError(f"Dovecot: {error}") from error
 
     @contextlib.contextmanager
-    def _connect(self) -> Iterator[_Lines]:
+    def _connect(self) -> Generator[_Lines]:
         until = time.monotonic() + self._timeout
         with contextlib.ExitStack() as stack:
             if self._path:

@@ -96,7 +96,7 @@ def _first(pieces: Iterator[list[Found]], number: int) -> Iterator[list[Found]]:
 
 
 @contextlib.contextmanager
-def _shared_place(destination: str) -> Iterator[str]:
+def _shared_place(destination: str) -> Generator[str]:
     """A file in DEST's staging directory by which a worker knows that it sees the same place."""
     staging = durable.open_directory(f"{destination}/{STAGING}")
     token = f"shared-{secrets.token_hex(8)}"

@@ -74,7 +74,6 @@ def _answer(reasons: list[str]) -> tuple[int, str, bytes]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
     protocol_version = "HTTP/1.1"
     timeout = 5.0
     server_version = "respool"
@@ -87,6 +86,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply(with_content=False)
 
     def _reply(self, *, with_content: bool) -> None:
+        if not isinstance(self.server, _Server):
+            raise TypeError("this handler answers for _Server")
         status, kind, content = self.server.health.page(self.path.partition("?")[0])
         self.send_response(status)
         self.send_header("Content-Type", kind)

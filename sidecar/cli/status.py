@@ -13,7 +13,7 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Final
 
 import click
@@ -96,7 +96,7 @@ def _watched(config: Config) -> RenderableType:
 
 
 @contextlib.contextmanager
-def _keys() -> Iterator[_Wait]:
+def _keys() -> Generator[_Wait]:
     """A wait that a key ends: True for q, or after Ctrl-C."""
     if not sys.stdin.isatty():
         yield _sleep

@@ -71,9 +71,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters.update(
-            duration=duration, seconds=seconds, shown=escape, moment=_moment, share=charts.share
-        )
+        self._templates.filters.update(duration=duration, seconds=seconds, shown=escape, moment=_moment)
 
     def close(self) -> None:
         """Close the state directory."""

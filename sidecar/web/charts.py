@@ -32,8 +32,3 @@ def minutes(counts: tuple[int, ...]) -> list[Bar]:
         bars.append(Bar(round(index * step, 1), round(HEIGHT - height, 1), round(step - 2, 1), round(height, 1),
                         f"{when}: {count}"))  # fmt: skip
     return bars
-
-
-def share(length: int, most: int) -> float:
-    """The width of a queue's bar in percent."""
-    return round(max(1.0, 100 * length / most), 1) if length else 0.0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from msgspec import Struct
 
@@ -134,7 +134,7 @@ def _claim(name: str) -> Claim:
 
 
 @contextlib.contextmanager
-def _opened(state: StateDirectory, place: str, claim: Claim) -> Iterator[Job]:
+def _opened(state: StateDirectory, place: str, claim: Claim) -> Generator[Job]:
     if place not in STATES:
         raise PermanentError("there is no such queue")
     try:
@@ -149,7 +149,7 @@ def _opened(state: StateDirectory, place: str, claim: Claim) -> Iterator[Job]:
 
 
 @contextlib.contextmanager
-def _message(job: Job) -> Iterator[Message]:
+def _message(job: Job) -> Generator[Message]:
     envelope = _envelope(job)
     data = durable.open_file(job.id.data_name, at=job.descriptor)
     try:
