@@ -65,7 +65,7 @@ def _run(
         return future
 
     dask: Any = distributed
-    results: Any = dask.as_completed([])
+    results: Any = dask.as_completed([], loop=client.loop)
     threads = sum(client.nthreads().values())
     for piece in _first(pieces, max(1, threads) * _AHEAD):
         results.add(submit(piece))
