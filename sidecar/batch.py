@@ -274,8 +274,11 @@ def own(destination: str) -> Generator[None]:
         os.close(descriptor)
 
 
-def survey(source: str, destination: str, *, resume: bool, dry_run: bool) -> list[Found]:
+def survey(source: str, destination: str, *, resume: bool, dry_run: bool, shared: bool = False) -> list[Found]:
     """What is left to do, oldest first; makes DEST. Raises ConfigError.
+
+    shared: workers elsewhere may still have messages in hand, so nothing is cleaned up
+    here: process_once() does it, message by message.
 
     Without resume DEST must not hold messages yet: which of them are results nobody could say.
     """
@@ -296,7 +299,7 @@ def survey(source: str, destination: str, *, resume: bool, dry_run: bool) -> lis
         raise ConfigError(f"{destination}: {error.strerror}") from error
     try:
         done = {found.id for found in target.list().pairs}
-        if resume:
+        if resume and not shared:
             done -= _clean_up(target, done)
     finally:
         target.close()
@@ -369,16 +372,26 @@ def run(
 
 
 def finish(destination: str) -> None:
-    """Make everything durable and remove the empty staging directory."""
+    """Make everything durable and remove the staging directory, with what workers that died left in it."""
     descriptor = durable.open_directory(destination)
     try:
         durable.sync_file_system(descriptor)
-        with contextlib.suppress(OSError):
-            durable.unlink(f"{STAGING}/{LOCKS}", at=descriptor)
+        if durable.exists(f"{STAGING}/{LOCKS}", at=descriptor) is not None:
+            _clear_staging(descriptor)
         with contextlib.suppress(OSError):
             durable.remove_directory(STAGING, at=descriptor)
     finally:
         os.close(descriptor)
+
+
+def _clear_staging(destination: int) -> None:
+    staging = durable.open_directory(STAGING, at=destination)
+    try:
+        for name in list_names(staging):
+            with contextlib.suppress(FileNotFoundError):
+                durable.unlink(name, at=staging)
+    finally:
+        os.close(staging)
 
 
 def chunks(work: Iterable[Found]) -> Iterator[list[Found]]:

@@ -65,6 +65,7 @@ class Engine:
         observe: bool = False,
         trace: bool = False,
         report: Callable[[Report], None] | None = None,
+        report_recovered: Callable[[Job, tuple[Published, ...], float], None] | None = None,
         ledger: Ledger | None = None,
         hold_after_seconds: float = 96 * 3600.0,
         quoters: frozenset[str] | None = None,
@@ -79,6 +80,7 @@ class Engine:
         self._observe = observe
         self._trace = trace
         self._report_to = report
+        self._report_recovered_to = report_recovered
 
     def handle(self, job: Job, phase: Phase, *, why: Why = "claimed") -> State:
         """Bring a job in this phase to its end."""
@@ -87,6 +89,8 @@ class Engine:
         if phase in {Phase.COMMITTED, Phase.PUBLISHED}:
             published = self._hand_back.finish(job, recovered=True)
             log.info("message.requeued", outputs=_names(published), recovered=True)
+            if self._report_recovered_to is not None:
+                self._report_recovered_to(job, published, time.monotonic() - started)
             return "requeued"
         outcome = self._decide(job, phase, log, why)
         decided = time.monotonic()

@@ -29,6 +29,7 @@ from ..requeue.hand_back import HandBack
 from ..requeue.job import Job
 from ..requeue.ledger import Ledger, renew, restore
 from ..requeue.notify import Notifier, SocketThenCommand, Tell, tell_nobody
+from ..requeue.publish import Published
 from ..requeue.reading import read_asked_for
 from ..requeue.state import Claim, StateDirectory
 from ..requeue.target import Target
@@ -251,6 +252,13 @@ def make_worker(
         if report is not None:
             report(reported)
 
+    def measure_recovered(job: Job, published: tuple[Published, ...], seconds: float) -> None:
+        ended = Ended(
+            id=str(job.id), claim=job.claim.number, time=time.time(), state="requeued", seconds=round(seconds, 6),
+            outputs=tuple(str(one.id) for one in published), reason="published after an interruption",
+        )  # fmt: skip
+        meter.ended(ended, requeue_seconds=seconds)
+
     def run_effects(job: Job, effects: tuple[Effect, ...]) -> None:
         pipeline.run_effects(job.id, job.claim.number, effects, log)
 
@@ -273,6 +281,7 @@ def make_worker(
         observe=config.mode == "observe",
         trace=trace,
         report=measure,
+        report_recovered=measure_recovered,
         ledger=ledger,
         hold_after_seconds=config.deferral.hold_after_hours * 3600,
         quoters=prepared.quoters,

@@ -80,7 +80,7 @@ def batch(
     else:
         place = destination or ""
         with archive.own(place):
-            work = archive.survey(source, place, resume=resume, dry_run=False)
+            work = archive.survey(source, place, resume=resume, dry_run=False, shared=address is not None)
             counts = _run(source, place, config, work, workers or config.workers, address, as_json=as_json)
     sys.exit(1 if any(counts[state] for state in _FAILED) else 0)
 

@@ -42,9 +42,7 @@ def make_certificate(directory: Path) -> tuple[Path, Path]:
     certificate_file, key_file = directory / "certificate.pem", directory / "key.pem"
     certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )  # fmt: skip
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return certificate_file, key_file
 
@@ -67,7 +65,8 @@ class Tunnel:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def _accept(self) -> None:
@@ -80,20 +79,23 @@ class Tunnel:
 
     def _carry(self, plain: socket.socket) -> None:
         plain.settimeout(5.0)
-        with contextlib.suppress(OSError), self._context.wrap_socket(plain, server_side=True) as outer:
-            with socket.socket(socket.AF_UNIX) as inner:
-                inner.connect(self._path)
-                outer.setblocking(False)
-                while True:
-                    select.select([outer, inner], [], [], 5.0)
-                    with contextlib.suppress(ssl.SSLWantReadError, BlockingIOError):
-                        while piece := outer.recv(4096):
-                            inner.sendall(piece)
+        with (
+            contextlib.suppress(OSError),
+            self._context.wrap_socket(plain, server_side=True) as outer,
+            socket.socket(socket.AF_UNIX) as inner,
+        ):
+            inner.connect(self._path)
+            outer.setblocking(False)
+            while True:
+                select.select([outer, inner], [], [], 5.0)
+                with contextlib.suppress(ssl.SSLWantReadError, BlockingIOError):
+                    while piece := outer.recv(4096):
+                        inner.sendall(piece)
+                    return
+                with contextlib.suppress(BlockingIOError):
+                    if not (piece := inner.recv(4096, socket.MSG_DONTWAIT)):
                         return
-                    with contextlib.suppress(BlockingIOError):
-                        if not (piece := inner.recv(4096, socket.MSG_DONTWAIT)):
-                            return
-                        outer.sendall(piece)
+                    outer.sendall(piece)
         plain.close()
 
 
@@ -162,6 +164,7 @@ service auth {{
         if self._process is not None:
             self._process.terminate()
             self._process.communicate(timeout=20)
+            self._process = None
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def log(self) -> str:

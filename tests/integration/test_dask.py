@@ -168,7 +168,8 @@ def test_a_worker_lost_midway_loses_and_doubles_nothing(cluster: Cluster, tmp_pa
     process = start_batch(cluster, tmp_path / "source", destination, configuration(tmp_path))
     end = time.monotonic() + 60
     while not destination.exists() or len(list(destination.glob("*-H"))) < 40:
-        assert time.monotonic() < end and process.poll() is None, process.communicate()
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
         time.sleep(0.02)
     victim = cluster.workers[0]
     victim.send_signal(how)
@@ -212,7 +213,8 @@ def test_a_lost_client_goes_on_with_resume(cluster: Cluster, tmp_path: Path) -> 
     process = start_batch(cluster, tmp_path / "source", destination, config)
     end = time.monotonic() + 60
     while not destination.exists() or len(list(destination.glob("*-H"))) < 60:
-        assert time.monotonic() < end and process.poll() is None, process.communicate()
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
         time.sleep(0.02)
     process.kill()
     process.communicate()
