@@ -33,11 +33,11 @@ class DovecotAuth:
     address: the absolute path of an ``auth-client`` socket, or host and port with a space
     between (as Exim's ``server_socket``). ca_file: whom to trust, empty for the system's
     certificates. service: what Dovecot's settings and log call us. timeout: seconds for
-    the whole of one question.
+    the whole of one question; Dovecot itself delays answers after failures, by up to 17 seconds.
     """
 
     def __init__(
-        self, address: str, *, tls: bool = False, ca_file: str = "", service: str = "respool", timeout: float = 5.0
+        self, address: str, *, tls: bool = False, ca_file: str = "", service: str = "respool", timeout: float = 25.0
     ) -> None:
         self._service, self._timeout = service, timeout
         self._path, self._host, self._port = "", "", 0

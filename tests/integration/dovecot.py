@@ -133,6 +133,11 @@ userdb {{
   driver = static
   args = uid=65534 gid=65534 home=/nonexistent
 }}
+service anvil {{
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
+}}
 service auth {{
   unix_listener auth-client {{
     mode = 0666

@@ -12,7 +12,7 @@ from respool.lookups.dovecot import DovecotAuth
 
 from .dovecot import Dovecot
 
-USERS = {"anna@example.test": "correct horse", "zoë@example.test": "pässwörd with spaces"}
+USERS = {"anna@example.test": "correct horse", "zoe@example.test": "pässwörd"}
 
 pytestmark = pytest.mark.system("dovecot")
 

@@ -248,7 +248,7 @@ def test_held_mail_is_looked_at_released_and_dropped(page: Page, site: Site) -> 
 
 
 def test_a_running_sidecar_and_a_journey(page: Page, site: Site) -> None:
-    for number in range(30):
+    for _number in range(30):
         site.put("plain")
     held = site.put("hold this invoice, =?utf-8?q?=E2=82=AC_50?=")
     with (site.directory / "run.log").open("wb") as log:
