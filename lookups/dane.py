@@ -98,6 +98,11 @@ def preflight(resolver: Resolver, domain: str, *, port: int = 25, deadline: floa
     return DomainDane(domain=domain, status=_of_all(hosts), mx_secure=secure, hosts=hosts)
 
 
+def host_preflight(resolver: Resolver, host: str, *, port: int = 25, deadline: float | None = None) -> HostDane:
+    """Look at addresses and TLSA records of one host that is configured as next hop (RFC 7672 2.2.2)."""
+    return _look_at_host(resolver, host.removesuffix(".").lower(), 0, port, deadline)
+
+
 def _of_all(hosts: tuple[HostDane, ...]) -> DaneStatus:
     # The first in this order that any host has; but usable only if all that could take
     # the mail are, else a transport that requires DANE would fail on the others.

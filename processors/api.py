@@ -72,6 +72,17 @@ class Hold(Struct, frozen=True, kw_only=True, tag="hold"):
     reason: str
 
 
+class Bounce(Struct, frozen=True, kw_only=True, tag="bounce"):
+    """Tell the sender that the message is not delivered, and drop it.
+
+    reason is for the sender to read; status is the enhanced status code (RFC 3463). Becomes
+    a hold where a notice could hit somebody who never sent the message.
+    """
+
+    reason: str
+    status: str = "5.7.1"
+
+
 class Part(Struct, frozen=True):
     """Some recipients of a split message, with edits for them only.
 
@@ -93,7 +104,7 @@ class Split(Struct, frozen=True, kw_only=True, tag="split"):
     reason: str = ""
 
 
-Verdict = Proceed | Freeze | Discard | Defer | Hold | Split
+Verdict = Proceed | Freeze | Discard | Defer | Hold | Bounce | Split
 
 
 def proceed(*edits: Edit, results: tuple[AuthResult, ...] = (), reason: str = "") -> Proceed:
@@ -121,6 +132,11 @@ def hold(reason: str) -> Hold:
     return Hold(reason=reason)
 
 
+def bounce(reason: str, *, status: str = "5.7.1") -> Bounce:
+    """Return the message to its sender with reason (a DSN, RFC 3464), or hold it: see Bounce."""
+    return Bounce(reason=reason, status=status)
+
+
 def split(*parts: Part, reason: str = "") -> Split:
     """Divide the message by recipients."""
     return Split(parts=parts, reason=reason)
@@ -145,6 +161,20 @@ class Effects:
     def declare(self, kind: str, payload: bytes = b"") -> None:
         """Run ``run_effect`` of this processor with kind and payload after the commit, at least once."""
         self.declared.append((kind, payload))
+
+
+class Notices:
+    """Messages about this one that a processor has made; each is requeued beside it, under an id of its own.
+
+    None of them is if the message is deferred or held: it is processed again then.
+    """
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+
+    def send(self, message: Message) -> None:
+        """Requeue message (see spool.local_message) when the one in hand is committed, whatever becomes of that."""
+        self.sent.append(message)
 
 
 class Effect(Struct, frozen=True, kw_only=True):
@@ -184,6 +214,7 @@ class Context(Struct, frozen=True, kw_only=True):
     attempt: int = 1
     results: tuple[AuthResult, ...] = ()
     effects: Effects = field(default_factory=Effects)
+    notices: Notices = field(default_factory=Notices)
 
     def lookup(self, table: str, key: bytes | str) -> bytes | None:
         """The value of key in the table ``lmdb;/file`` (Exim's prefixes allowed); None if it is absent.

@@ -5,9 +5,15 @@ them: forged ones must have been removed before, by Exim or by ``authentication-
 A message that has none is left alone. The ``cv`` of the seal is what a processor before this one found when it
 verified the chain; without one, the chain is verified here, as the message then stands.
 
+Which key seals: that of the key_table's line for the domain of an undelivered recipient,
+else that of an entry of keys for it, else the one of the configuration as a whole. Keys
+of the configuration are read when the processor is built, so a new key needs a reload;
+those that a table names are read anew when their files have changed.
+
 Diagnostics: the constructor raises ConfigError for names or keys that can't be used.
 process() defers while DNS is in trouble, for as many attempts as configured: a
-``cv=fail`` would stay on the message for ever.
+``cv=fail`` would stay on the message for ever. It also defers where the table's line or
+its key can't be used, until somebody has mended it; TableError goes through.
 """
 
 from __future__ import annotations
@@ -16,15 +22,19 @@ from ipaddress import ip_address
 from typing import Annotated
 
 from msgspec import Meta
+from msgspec.structs import replace
 
 from ..errors import ConfigError
+from ..lookups.table_reference import TableReference
+from ..lookups.tables import look_up
 from ..spool.message import Message
 from .api import Context, Phase, Processor, ProcessorConfig, Verdict, defer, proceed
 from .authentication.arc_seal import DEFAULT_SEALED_HEADERS, FORBIDDEN_HEADERS, NotSealed, Sealer, seal
 from .authentication.arc_verify import ArcResult, ArcSignatures
 from .authentication.body_hash import SIGNING_REQUEST
-from .authentication.keys import KeyLookup, SigningKey, load_signing_key
+from .authentication.keys import KeyLookup, SigningKey, key_from_file, load_signing_key
 from .authentication.message import AuthenticatedMessage
+from .authentication.seal_specification import SealOptions, parse_options, parse_specification
 from .authentication.signing import check_names
 from .edits import AddHeader
 
@@ -56,8 +66,19 @@ class Config(ProcessorConfig, frozen=True):
     sign_headers: Annotated[
         tuple[str, ...], Meta(description="Header fields that the message signature covers where they are present")
     ] = DEFAULT_SEALED_HEADERS
+    key_table: Annotated[
+        str,
+        Meta(
+            description="Table such as 'partial-lmdb;/etc/mail/seal.mdb': recipient domain to"
+            " 'domain : selector : /key/file [: options]', as in Exim's arc_sign"
+        ),
+    ] = ""
     timestamps: Annotated[bool, Meta(description="Write t=, the time of sealing")] = True
     expire_seconds: Annotated[int, Meta(description="Write x= this many seconds after sealing; 0 for no x=", ge=0)] = 0
+    options: Annotated[
+        str,
+        Meta(description="Exim's option words, over the two above: 'timestamps', 'expire', 'expire=+N', 'expire=N'"),
+    ] = ""
     dns_attempts: Annotated[
         int, Meta(description="How often a message is deferred for DNS before its chain counts as failed", ge=0)
     ] = 10
@@ -74,13 +95,21 @@ class ArcSeal(Processor[Config]):
         if forbidden:
             raise ConfigError(f"a seal must not sign {forbidden[0]} (RFC 8617 4.1.2)", key="sign_headers")
         check_names(config.domain, config.selector, config.sign_headers)
-        self._key = load_signing_key(config.key_file)
-        self._sealers: dict[str, tuple[str, str, SigningKey]] = {}
+        try:
+            self._options = parse_options(config.options)
+        except ConfigError as error:
+            raise ConfigError(error.reason, key="options") from None
+        try:
+            self._table = TableReference.parse(config.key_table) if config.key_table else None
+        except ConfigError as error:
+            raise ConfigError(error.reason, key="key_table") from None
+        self._default = self._sealer(config.domain, config.selector, load_signing_key(config.key_file), self._options)
+        self._sealers: dict[str, Sealer] = {}
         for choice in config.keys:
             check_names(choice.domain, choice.selector, ())
-            key = load_signing_key(choice.key_file)
+            sealer = self._sealer(choice.domain, choice.selector, load_signing_key(choice.key_file), self._options)
             for recipient_domain in choice.recipient_domains:
-                self._sealers.setdefault(recipient_domain.lower(), (choice.domain, choice.selector, key))
+                self._sealers.setdefault(recipient_domain.lower(), sealer)
 
     def process(self, message: Message, context: Context) -> Verdict:
         """Seal message; go on without a seal, and say why, where there must or can be none."""
@@ -93,7 +122,13 @@ class ArcSeal(Processor[Config]):
             found_here = (verified,)
         if verified.temporary and context.attempt <= self.config.dns_attempts:
             return defer(f"ARC chain not verified: {verified.reason}")
-        sealed = seal(authenticated, verified, self._sealer(message, context), now=context.now, client_address=address)
+        try:
+            sealer = self._choose(message)
+        except ConfigError as error:
+            return defer(f"no key to seal with: {error.reason}")
+        if not sealer.authserv_id:
+            sealer = replace(sealer, authserv_id=context.authserv_id)
+        sealed = seal(authenticated, verified, sealer, now=context.now, client_address=address)
         if isinstance(sealed, NotSealed):
             return proceed(results=found_here, reason=f"not sealed: {sealed.reason}")
         # Each goes above the one before.
@@ -107,23 +142,42 @@ class ArcSeal(Processor[Config]):
         keys = KeyLookup(context.resolver, context.deadline)
         return signatures.verify(keys, now=context.now, client_address=address)
 
-    def _sealer(self, message: Message, context: Context) -> Sealer:
-        domain, selector, key = self.config.domain, self.config.selector, self._key
-        if self._sealers:
-            for recipient in message.undelivered:
-                recipient_domain = recipient.address.rpartition(b"@")[2].decode("utf-8", "replace").lower()
-                if recipient_domain in self._sealers:
-                    domain, selector, key = self._sealers[recipient_domain]
-                    break
+    def _sealer(self, domain: str, selector: str, key: SigningKey, options: SealOptions) -> Sealer:
+        config = self.config
+        expire_seconds = options.expire_seconds
+        if expire_seconds is None and options.expires_at is None:
+            expire_seconds = config.expire_seconds or None
         return Sealer(
-            authserv_id=self.config.authserv_id or context.authserv_id,
+            authserv_id=config.authserv_id,
             domain=domain,
             selector=selector,
             key=key,
-            headers=self.config.sign_headers,
-            timestamps=self.config.timestamps,
-            expire_seconds=self.config.expire_seconds or None,
+            headers=config.sign_headers,
+            timestamps=config.timestamps or options.timestamps,
+            expire_seconds=expire_seconds,
+            expires_at=options.expires_at,
         )
+
+    def _choose(self, message: Message) -> Sealer:
+        """The sealer for message; ConfigError for a line of the table that can't be used."""
+        if self._table is None and not self._sealers:
+            return self._default
+        domains = dict.fromkeys(
+            recipient.address.rpartition(b"@")[2].decode("utf-8", "replace").lower()
+            for recipient in message.undelivered
+        )
+        for domain in domains:
+            found = look_up(self._table, domain.encode()) if self._table is not None and domain else None
+            if found is not None:
+                return self._from_table(found.value.decode("utf-8", "replace"))
+            if domain in self._sealers:
+                return self._sealers[domain]
+        return self._default
+
+    def _from_table(self, text: str) -> Sealer:
+        chosen = parse_specification(text)
+        options = self._options if chosen.options == SealOptions() else chosen.options
+        return self._sealer(chosen.domain, chosen.selector, key_from_file(chosen.key_file), options)
 
 
 def _client_address(message: Message) -> str:

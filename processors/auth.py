@@ -26,7 +26,8 @@ from .authentication.client import Client, find_client
 from .authentication.dmarc import DmarcResult, skipped_dmarc
 from .authentication.evaluation import DmarcSettings, evaluate_message
 from .authentication.message import AuthenticatedMessage
-from .authentication.spf import SpfResult, evaluate_spf, spf_result
+from .authentication.received_spf import read_received_spf
+from .authentication.spf import SpfResult, evaluate_spf, evaluate_spf_helo, spf_result
 from .edits import Edit, set_variable
 from .results import Result
 
@@ -49,6 +50,16 @@ class Config(ProcessorConfig, frozen=True):
             description="Take SPF from an Authentication-Results field with our authserv_id."
             " Only where Exim's ACL removes such fields from what comes in and writes its own."
         ),
+    ] = False
+    trust_received_spf: Annotated[
+        bool,
+        Meta(
+            description="Take SPF from the topmost Received-SPF field, if it names this client and sender."
+            " Only where Exim's ACL removes such fields from what comes in and writes its own."
+        ),
+    ] = False
+    check_helo: Annotated[
+        bool, Meta(description="Check SPF of HELO beside that of MAIL FROM; a result of its own, not used by DMARC.")
     ] = False
     trusted_relays: Annotated[
         tuple[str, ...],
@@ -74,6 +85,10 @@ class Config(ProcessorConfig, frozen=True):
         tuple[str, ...],
         Meta(description="ARC sealers whose word overrides a DMARC fail: domains; with a leading dot all below one."),
     ] = ()
+    count_test_keys: Annotated[
+        bool,
+        Meta(description="Let DMARC count DKIM signatures whose key says t=y; false treats them as unsigned mail."),
+    ] = True
     minimum_rsa_bits: Annotated[int, Meta(description="DKIM keys shorter than this give policy.", ge=512, le=4096)] = (
         1024
     )
@@ -108,6 +123,7 @@ class Auth(Processor[Config]):
         evaluation = evaluate_message(
             AuthenticatedMessage.from_message(message),
             spf=self._spf(message, client, context) if judged else None,
+            spf_helo=self._spf_helo(message, client, context) if judged and self.config.check_helo else None,
             resolver=context.resolver,
             now=context.now,
             deadline=context.deadline,
@@ -129,10 +145,26 @@ class Auth(Processor[Config]):
             return carried
         if self.config.trust_header and (carried := _header_spf(message, context.authserv_id)) is not None:
             return carried
+        if self.config.trust_received_spf and (carried := _received_spf(message, client)) is not None:
+            return carried
         return evaluate_spf(
             client_ip=client.address,
             helo=client.helo,
             mail_from=message.sender,
+            resolver=context.resolver,
+            deadline=context.deadline,
+            now=context.now,
+            receiver=context.hostname,
+        )
+
+    @staticmethod
+    def _spf_helo(message: Message, client: Client, context: Context) -> SpfResult | None:
+        """SPF of HELO, where it is not the one that is checked anyway (RFC 7208 2.3)."""
+        if not message.sender or not client.helo:
+            return None
+        return evaluate_spf_helo(
+            client_ip=client.address,
+            helo=client.helo,
             resolver=context.resolver,
             deadline=context.deadline,
             now=context.now,
@@ -155,10 +187,12 @@ def _dmarc_settings(config: Config) -> DmarcSettings:
             organizational_domain=PublicSuffixList.from_file(config.public_suffix_list).organisational_domain,
             several_authors=config.several_authors,
             trusted_sealers=config.trusted_sealers,
+            count_test_keys=config.count_test_keys,
         )
     return DmarcSettings(
         several_authors=config.several_authors,
         trusted_sealers=config.trusted_sealers,
+        count_test_keys=config.count_test_keys,
     )
 
 
@@ -189,6 +223,16 @@ def _header_spf(message: Message, authserv_id: str) -> SpfResult | None:
                         reason=result.reason,
                     )
             return _carried(result.result, _spf_domain(message).decode("utf-8", "replace"), message)
+    return None
+
+
+def _received_spf(message: Message, client: Client) -> SpfResult | None:
+    """SPF from the topmost Received-SPF field, if it is about this client and sender."""
+    for header in message.sent_headers:
+        if header.is_named(b"Received-SPF"):
+            return read_received_spf(
+                header.value, client_address=client.address, sender=message.sender, helo=client.helo
+            )
     return None
 
 

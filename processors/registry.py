@@ -22,7 +22,7 @@ from typing import Any, Final, TypeGuard
 import msgspec
 
 from ..errors import ConfigError
-from .api import Processor
+from .api import Processor, ProcessorConfig
 
 GROUP: Final = "respool.processors"
 
@@ -67,15 +67,20 @@ def build(use: str, config: dict[str, Any]) -> Processor[Any]:
         processor_class = find(use)
     except ConfigError as error:
         raise ConfigError(error.reason, file=error.file, key="use") from error
-    try:
-        decoded = msgspec.convert(config, processor_class.config_type)
-    except msgspec.ValidationError as error:
-        raise _config_error(str(error), processor_class.config_type) from error
+    decoded = decode_config(processor_class, config)
     try:
         return processor_class(decoded)
     except ConfigError as error:
         place = error.key.removeprefix("$").removeprefix(".").removeprefix("config").removeprefix(".")
         raise ConfigError(error.reason, file=error.file, key=_below(place)) from error
+
+
+def decode_config(processor_class: type[Processor[Any]], config: dict[str, Any]) -> ProcessorConfig:
+    """A config table as the processor's own struct. Raises ConfigError, whose key begins with ``config``."""
+    try:
+        return msgspec.convert(config, processor_class.config_type)
+    except msgspec.ValidationError as error:
+        raise _config_error(str(error), processor_class.config_type) from error
 
 
 _FIELD: Final = re.compile(r"(?:unknown|required) field `([^`]*)`")

@@ -13,6 +13,7 @@ grammar: the message waits until the table is mended.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -30,6 +31,9 @@ from .route_value import RouteValue, parse_route_value
 KeyKind = Literal["address", "domain", "sender", "sender_domain", "host"]
 
 _NOTHING = RouteValue()
+
+_parsed = lru_cache(maxsize=1024)(parse_route_value)
+"""Tables say the same of many keys."""
 
 
 class RouteTable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -130,7 +134,7 @@ class Route(Processor[RouteConfig]):
         if match is None:
             return None
         try:
-            return parse_route_value(match.value)
+            return _parsed(match.value)
         except ConfigError as error:
             raise TemporaryError(f"{table.reference}: key {_shown(match.key)}: {error.reason}") from error
 

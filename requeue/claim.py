@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from typing import Final
 
 from ..errors import ConflictError, NotReadyError
@@ -39,7 +40,7 @@ def take(state: StateDirectory, source: Source, found: Found) -> Job:
     try:
         data = _lock(place, found.id)
         try:
-            if durable.exists(found.id.header_name, at=place) is None:
+            if not _is_file(found.id.header_name, place):
                 raise NotReadyError(found.id, found.id.header_name)
             job = _make_job(state, found.id)
         except BaseException:
@@ -57,6 +58,12 @@ def take(state: StateDirectory, source: Source, found: Found) -> Job:
     if os.fstat(data).st_nlink > 1:
         job.unlock()
     return job
+
+
+def _is_file(name: str, place: int) -> bool:
+    """True for a regular file; a symlink or a FIFO of that name is never taken along."""
+    status = durable.exists(name, at=place)
+    return status is not None and stat.S_ISREG(status.st_mode)
 
 
 def _lock(place: int, message_id: MessageId) -> int:
@@ -107,14 +114,15 @@ def collect(job: Job, source: Source, place: int) -> bool:
 
     Never over an existing name: what is in ``work/`` was claimed first.
     """
-    names = [job.id.journal_name, job.id.header_name] if source.has_journal else [job.id.header_name]
-    for name in names:
-        if durable.exists(name, at=job.descriptor) is None:
-            with contextlib.suppress(FileNotFoundError):
-                durable.rename(name, name, at=place, to=job.descriptor)
     if source.message_log is not None:
-        # Under the lock: a msglog that vanishes during a delivery makes Exim die after it (deliver.c).
+        # First, so that a crash in between leaves none behind. Under the lock: a msglog that
+        # vanishes during a delivery makes Exim die after it (deliver.c).
         for path in (str(job.id), f"{job.id.split_directory}/{job.id}"):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 durable.unlink(path, at=source.message_log.descriptor)
+    names = [job.id.journal_name, job.id.header_name] if source.has_journal else [job.id.header_name]
+    for name in names:
+        if durable.exists(name, at=job.descriptor) is None and _is_file(name, place):
+            with contextlib.suppress(FileNotFoundError):
+                durable.rename(name, name, at=place, to=job.descriptor)
     return durable.exists(job.id.header_name, at=job.descriptor) is not None

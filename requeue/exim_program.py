@@ -39,7 +39,7 @@ def about(command: str) -> About:
     """Ask ``exim -bV`` and ``exim -bP spool_directory``. Raises ConfigError."""
     version = _ask(command, "-bV")
     lookups = {word for line in _LOOKUPS.findall(version) for word in line.split()}
-    _, _, spool_directory = _ask(command, "-bP", "spool_directory").partition("=")
+    _, _, spool_directory = _ask(command, "-bP", "spool_directory").partition("\n")[0].partition("=")
     return About(spool_directory=spool_directory.strip(), lookups=frozenset(lookups))
 
 

@@ -1,7 +1,9 @@
 """Carrying out a plan: stage, commit, publish, settle; or one rename to another state.
 
 Diagnostics: ConflictError where Exim's lock is taken (the job stays as it is, try again
-later); OSError from the system, with everything done so far on disk for the recovery.
+later); from a destination that sends, LeftOverError for what it could not get rid of (the job
+stays as it is: defer or hold it); TemporaryError from an effect; OSError from the system, with
+everything done so far on disk for the recovery.
 """
 
 from __future__ import annotations
@@ -15,17 +17,17 @@ import msgspec
 from ..spool.ids import MessageId
 from ..spool.sources import Source
 from . import durable
+from .destination import Destination
 from .effects import RunEffects, read_effects
 from .group_sync import GroupSync
 from .job import OUT, Job, parse_output
 from .ledger import Ledger
 from .notify import Tell
 from .plan import Defer, Hold, Plan, Requeue, SetAside
-from .publish import Published, publish, read_id
+from .publish import Published, read_id
 from .reading import read_asked_for
 from .stage import stage
 from .state import GONE, StateDirectory
-from .target import Target
 
 
 class HandBack:
@@ -40,7 +42,7 @@ class HandBack:
     def __init__(
         self,
         state: StateDirectory,
-        target: Target,
+        target: Destination,
         *,
         tell: Tell,
         source: Source | None,
@@ -89,7 +91,7 @@ class HandBack:
         durable nobody can say, nor in which directory it is; after this it is.
         """
         before = self._published_before(job) if recovered else ()
-        published = publish(job, self._target, self._syncs)
+        published = self._target.publish(job, self._syncs)
         if recovered:
             self._target.sync_file_system()
         self._tell((*before, *published))

@@ -281,18 +281,22 @@ class _File:
         self._waiting: list[_Request] = []
         self._busy = self._resizing = False
         self._running = 0
-        # With sync=False a power cut may leave nonsense: only for the file that is made anew.
-        try:
-            self._environment: Any = lmdb.open(
-                path, subdir=False, map_size=_FIRST_SIZE, sync=synced, readonly=read_only, create=not read_only,
-                max_readers=512, mode=durable.FILE_MODE, max_spare_txns=0,
-            )  # fmt: skip
-        except lmdb.Error as error:
-            raise LedgerError(str(error)) from error
+        self._read_only = read_only
+        self._environment: Any = self._open()
         if not read_only and os.geteuid() == 0:
             owner = os.stat(os.path.dirname(path))
             for name in (path, path + "-lock"):
                 shutil.chown(name, owner.st_uid, owner.st_gid)
+
+    def _open(self) -> Any:
+        # With sync=False a power cut may leave nonsense: only for the file that is made anew.
+        try:
+            return lmdb.open(
+                self._path, subdir=False, map_size=_FIRST_SIZE, sync=self._synced, readonly=self._read_only,
+                create=not self._read_only, max_readers=512, mode=durable.FILE_MODE, max_spare_txns=0,
+            )  # fmt: skip
+        except lmdb.Error as error:
+            raise LedgerError(str(error)) from error
 
     def close(self) -> None:
         self._environment.close()
@@ -304,6 +308,7 @@ class _File:
     def change(self, work: Callable[[Any], Any]) -> Any:
         """Work's answer, given a transaction that is committed on return; work may run more than once."""
         mine = _Request(work)
+        group: list[_Request] = []
         with self._condition:
             self._waiting.append(mine)
             while self._busy and not mine.done:
@@ -350,6 +355,10 @@ class _File:
             except lmdb.MapResizedError:
                 # Another process made it larger.
                 self._resize(0)
+            except lmdb.PanicError as error:
+                # After a failed write of the meta page LMDB refuses everything until it is opened anew.
+                self._alone(self._reopen)
+                raise LedgerError(f"{self._path}: {error}") from error
             except (lmdb.Error, struct.error) as error:
                 raise LedgerError(f"{self._path}: {error}") from error
 
@@ -380,6 +389,14 @@ class _File:
                 self._gate.notify_all()
 
     def _resize(self, size: int) -> None:
+        self._alone(lambda: self._environment.set_mapsize(size))
+
+    def _reopen(self) -> None:
+        self._environment.close()
+        self._environment = self._open()
+
+    def _alone(self, change: Callable[[], None]) -> None:
+        """Do what needs that this process has no transaction."""
         with self._gate:
             if self._resizing:
                 return  # somebody does it already; the caller begins again
@@ -387,7 +404,7 @@ class _File:
             try:
                 while self._running:
                     self._gate.wait()
-                self._environment.set_mapsize(size)
+                change()
             except lmdb.Error as error:
                 raise LedgerError(f"{self._path}: {error}") from error
             finally:

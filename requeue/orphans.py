@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
+from collections.abc import Callable
 
 from ..spool.directory import Found
+from ..spool.ids import MessageId
 from ..spool.locks import lock_message, unlock_message
 from ..spool.sources import Source
 from . import durable
@@ -19,14 +22,19 @@ from .job import Job, Phase
 from .state import StateDirectory
 
 
-def set_aside(state: StateDirectory, source: Source, found: Found) -> Job | None:
-    """Put a half into a claim of its own, from where the caller sets it aside; None if it is gone or in use."""
+def set_aside(
+    state: StateDirectory, source: Source, found: Found, in_use: Callable[[MessageId], bool] | None = None
+) -> Job | None:
+    """Put a half into a claim of its own, from where the caller sets it aside; None if it is gone or in use.
+
+    in_use says of an id whether an Exim is delivering it: then its ``-D`` may still come.
+    """
     place = source.input.open_subdirectory(found.subdirectory)
     try:
-        name = next(
-            (n for n in (found.id.data_name, found.id.header_name) if durable.exists(n, at=place) is not None), None
-        )
+        name = next((n for n in (found.id.data_name, found.id.header_name) if _is_file(n, place)), None)
         if name is None or (name == found.id.data_name and not _is_free(place, found)):
+            return None
+        if name == found.id.header_name and in_use is not None and in_use(found.id):
             return None
         claim = state.next_claim(found.id)
         durable.make_directory(claim.name, at=state.states["work"])
@@ -42,6 +50,11 @@ def set_aside(state: StateDirectory, source: Source, found: Found) -> Job | None
         return job
     finally:
         os.close(place)
+
+
+def _is_file(name: str, place: int) -> bool:
+    status = durable.exists(name, at=place)
+    return status is not None and stat.S_ISREG(status.st_mode)
 
 
 def _is_free(place: int, found: Found) -> bool:

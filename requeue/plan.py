@@ -20,12 +20,14 @@ class Output(Struct, frozen=True, kw_only=True):
     message is its final form, still under the id it was claimed with; the requeue gives
     it another one where it has to. original_body is True if the body is that of the
     claimed ``-D``, which may then be hard-linked. queue is Exim's queue name, "" for the
-    default one.
+    default one. is_notice: a message about the claimed one, which always gets an id of
+    its own.
     """
 
     message: Message
     original_body: bool = True
     queue: str = ""
+    is_notice: bool = False
 
 
 class Requeue(Struct, frozen=True, kw_only=True, tag="requeue"):

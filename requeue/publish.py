@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
@@ -23,7 +23,9 @@ from . import durable
 from .group_sync import GroupSync
 from .job import OUT, Job, OutputName, parse_output
 from .stage import copy_data, write_new
-from .target import Target
+
+if TYPE_CHECKING:
+    from .target import Target
 
 _ATTEMPTS: Final = 8
 _NEW: Final = ".new"

@@ -12,7 +12,7 @@ from typing import Final
 from ..errors import SpoolFormatError
 from ..spool.body import FileBody
 from ..spool.envelope import Envelope
-from ..spool.header_file import parse_header_file
+from ..spool.header_file import LARGEST_HEADER_FILE, parse_header_file
 from ..spool.ids import MessageId
 from ..spool.journal import merge_journal
 from ..spool.message import Message
@@ -69,10 +69,10 @@ def _merged(job: Job, envelope: Envelope) -> Envelope:
 
 
 def read_file(name: str, *, at: int) -> bytes:
-    """The whole of a regular file, by pread."""
+    """The whole of a regular file, by pread; of one larger than a -H may be, so much that this shows."""
     descriptor = durable.open_file(name, at=at)
     try:
-        size = os.fstat(descriptor).st_size
+        size = min(os.fstat(descriptor).st_size, LARGEST_HEADER_FILE + 1)
         parts: list[bytes] = []
         position = 0
         while position < size:

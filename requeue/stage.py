@@ -9,21 +9,23 @@ next attempt begins anew; ConflictError where Exim's lock is needed and taken.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-from ..errors import ConflictError
-from ..spool.directory import occupants
 from ..spool.editing import modern_recipients, with_id
 from ..spool.header_file import render_header_file
 from ..spool.ids import MessageId
 from . import durable
+from .bounce import with_own_id
 from .effects import Effect, render_plan
 from .job import OUT, PLAN, STAGING, Job, OutputName
 from .plan import Output
-from .target import Target
+
+if TYPE_CHECKING:
+    from .destination import Destination
 
 
 def stage(
-    job: Job, outputs: tuple[Output, ...], target: Target, *, keep_id: bool, effects: tuple[Effect, ...] = ()
+    job: Job, outputs: tuple[Output, ...], target: Destination, *, keep_id: bool, effects: tuple[Effect, ...] = ()
 ) -> None:
     """Write outputs, and effects if there are any, into ``out.tmp/`` and commit them as ``out/``.
 
@@ -36,11 +38,13 @@ def stage(
     staging = durable.open_directory(STAGING, at=job.descriptor)
     try:
         for number, output in enumerate(outputs):
-            kept = number == 0 and keep_id and target.accepts(job.id) and _may_keep_id(job, output.queue, target)
+            may_keep = number == 0 and keep_id and not output.is_notice and target.accepts(job.id)
+            kept = may_keep and target.may_keep_id(job, output.queue)
             message_id = job.id if kept else target.mint(job.id)
             _write_data(job, staging, message_id, output, target)
+            named = with_own_id if output.is_notice else with_id
             # Of #1 and #2 recipients a modern Exim loses a byte or the flags (spool_in.c).
-            content = render_header_file(modern_recipients(with_id(output.message.envelope, message_id)))
+            content = render_header_file(modern_recipients(named(output.message.envelope, message_id)))
             write_new(OutputName(number, output.queue).name, content, at=staging, target=target)
         if effects:
             write_new(PLAN, render_plan(effects), at=staging, target=target)
@@ -49,21 +53,7 @@ def stage(
     durable.rename(STAGING, OUT, at=job.descriptor, to=job.descriptor)
 
 
-def _may_keep_id(job: Job, queue: str, target: Target) -> bool:
-    if not job.lock():
-        raise ConflictError(job.id, "Exim, or another program that locks -D")
-    if os.fstat(job.open_data()).st_nlink != 1:
-        # The original is still queued: Exim's final unlinks go by name and would take ours.
-        job.unlock()
-        return False
-    directory = target.open_input(queue)
-    try:
-        return not occupants(directory, job.id)
-    finally:
-        os.close(directory)
-
-
-def _write_data(job: Job, staging: int, message_id: MessageId, output: Output, target: Target) -> None:
+def _write_data(job: Job, staging: int, message_id: MessageId, output: Output, target: Destination) -> None:
     if output.original_body and message_id == job.id:
         # The claimed inode itself: no copy, and its contents are durable since reception.
         durable.link(job.id.data_name, message_id.data_name, at=job.descriptor, to=staging)
@@ -92,7 +82,7 @@ def copy_data(source: int, source_id: MessageId, target: int, target_id: Message
     durable.copy_tail(source, target, source_id.body_offset)
 
 
-def write_new(name: str, content: bytes, *, at: int, target: Target) -> None:
+def write_new(name: str, content: bytes, *, at: int, target: Destination) -> None:
     """A new file of the spool's, synced."""
     descriptor = durable.create_file(name, at=at)
     try:

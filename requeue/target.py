@@ -14,10 +14,14 @@ import os
 import stat
 from typing import Final, Literal
 
-from ..errors import ConfigError
-from ..spool.directory import check_ownership, list_names
+from ..errors import ConfigError, ConflictError
+from ..spool.directory import check_ownership, list_names, occupants
 from ..spool.ids import ALPHABET, IdMinter, MessageId
+from ..spool.locks import lock_message, unlock_message
 from . import durable
+from .group_sync import GroupSync
+from .job import Job
+from .publish import Published, publish
 
 Kind = Literal["spool", "directory"]
 IdFormat = Literal["same", "short", "long"]
@@ -83,6 +87,47 @@ class Target:
     def mint(self, like: MessageId) -> MessageId:
         """A new id, in the shape of another unless id_format says which one."""
         return self._minters[like.is_long if self.accepts(like) else not like.is_long].mint()
+
+    def may_keep_id(self, job: Job, queue: str) -> bool:
+        """Whether the claimed id is free in a queue and Exim is done with it. Raises ConflictError."""
+        if not job.lock():
+            raise ConflictError(job.id, "Exim, or another program that locks -D")
+        if os.fstat(job.open_data()).st_nlink != 1:
+            # The original is still queued: Exim's final unlinks go by name and would take ours.
+            job.unlock()
+            return False
+        directory = self.open_input(queue)
+        try:
+            return not occupants(directory, job.id)
+        finally:
+            os.close(directory)
+
+    def publish(self, job: Job, syncs: GroupSync) -> tuple[Published, ...]:
+        """Link and rename what is left in ``out/`` into the queues: publish.py."""
+        return publish(job, self, syncs)
+
+    def hang_up(self) -> None:
+        """Nothing is kept open but the directory, which is the supervisor's."""
+
+    def is_in_use(self, message_id: MessageId) -> bool:
+        """True while an Exim holds the lock on ``-D`` of that id, in whatever queue of this spool."""
+        if self.kind != "spool":
+            return False
+        for queue in ("", *(f"{name}/" for name in list_names(self.descriptor) if name != "input")):
+            for place in ("", f"{message_id.split_directory}/"):
+                try:
+                    data = durable.open_file(
+                        f"{queue}input/{place}{message_id.data_name}", at=self.descriptor, write=True
+                    )
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                try:
+                    if not lock_message(data, message_id):
+                        return True
+                    unlock_message(data, message_id)
+                finally:
+                    os.close(data)
+        return False
 
     def open_input(self, queue: str) -> int:
         """A descriptor, the caller's to close, of the directory that holds a queue's messages."""

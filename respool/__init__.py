@@ -15,6 +15,7 @@ from .errors import (
     TemporaryError,
 )
 from .processors.api import (
+    Bounce,
     Context,
     Defer,
     Discard,
@@ -27,6 +28,7 @@ from .processors.api import (
     ProcessorConfig,
     Split,
     Verdict,
+    bounce,
     defer,
     discard,
     freeze,
@@ -34,6 +36,7 @@ from .processors.api import (
     proceed,
     split,
 )
+from .processors.dsn import DeliveryNotice, DsnRecipient, parse_dsn
 from .processors.edits import (
     AddHeader,
     AddRecipient,
@@ -63,11 +66,14 @@ __all__ = [
     "AddRecipient",
     "AuthResult",
     "Body",
+    "Bounce",
     "ConfigError",
     "ConflictError",
     "Context",
     "Defer",
+    "DeliveryNotice",
     "Discard",
+    "DsnRecipient",
     "Edit",
     "Envelope",
     "Freeze",
@@ -102,10 +108,12 @@ __all__ = [
     "Verdict",
     "add_header",
     "add_recipient",
+    "bounce",
     "defer",
     "discard",
     "freeze",
     "hold",
+    "parse_dsn",
     "proceed",
     "replace_body",
     "set_queue",

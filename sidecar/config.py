@@ -93,6 +93,46 @@ class DirectoryRequeue(_Section, frozen=True, kw_only=True, tag_field="kind", ta
     )
 
 
+class SmtpRequeue(_Section, frozen=True, kw_only=True, tag_field="kind", tag="smtp"):
+    """To a server, by SMTP."""
+
+    host: Annotated[
+        str, Meta(description="Name or address of the server; its MX records are not asked for.", min_length=1)
+    ]
+    port: Annotated[int, Meta(description="Its port.", ge=1, le=65535)] = 25
+    tls: Annotated[
+        Literal["none", "may", "encrypt", "verify", "dane", "dane-only"],
+        Meta(
+            description="none: plain text; may: TLS if offered; encrypt: TLS, unverified; verify: TLS and WebPKI; "
+            "dane: DANE if the host has it (RFC 7672), else as may; dane-only: DANE."
+        ),
+    ] = "verify"
+    ca_file: Annotated[
+        str | None, Meta(description="CA certificates for tls = verify, in PEM; unset: the system's.")
+    ] = None
+    xclient: Annotated[
+        Literal["off", "auto", "exim", "postfix"],
+        Meta(description="Tell the server of the original client, in the dialect of Exim or Postfix."),
+    ] = "off"
+    timeout_seconds: Annotated[
+        _Positive, Meta(description="How long a reply may take; twice that for the end of a message.", le=600)
+    ] = 60.0
+    message_seconds: Annotated[
+        _Positive, Meta(description="How long a message may take, all recipients together.", le=3600)
+    ] = 600.0
+    idle_seconds: Annotated[
+        float, Meta(description="How long a connection waits for the next message; 0: not at all.", ge=0)
+    ] = 5.0
+    messages_per_connection: Annotated[int, Meta(description="Messages that one connection carries.", ge=1)] = 100
+    recipients_per_message: Annotated[
+        int, Meta(description="Recipients in one transaction; more take another one.", ge=1, le=1000)
+    ] = 100
+    refused: Annotated[
+        Literal["hold", "bounce"],
+        Meta(description="What happens where the server refuses for good; bounce: if somebody vouches for the sender."),
+    ] = "hold"
+
+
 class EximSection(_Section, frozen=True, kw_only=True):
     """The Exim beside which respool runs."""
 
@@ -222,7 +262,7 @@ class Config(PipelineConfig, frozen=True, kw_only=True):
         str, Meta(description="Where respool keeps its work; on the filesystem of source and target.")
     ]
     source: ExportSource | QueueSource | DirectorySource
-    requeue: SpoolRequeue | DirectoryRequeue
+    requeue: SpoolRequeue | DirectoryRequeue | SmtpRequeue
     workers: Annotated[int, Meta(description="Worker processes; default: one a core.", ge=1, le=256)] = msgspec.field(
         default_factory=lambda: os.cpu_count() or 1
     )
@@ -230,6 +270,12 @@ class Config(PipelineConfig, frozen=True, kw_only=True):
     scan_seconds: Annotated[
         _Positive, Meta(description="How often the source is looked at, whatever the events say.")
     ] = 30.0
+    watch: Annotated[
+        Literal["auto", "poll"],
+        Meta(
+            description="auto: new mail is noticed at once; poll: by scanning alone, for a file system without events."
+        ),
+    ] = "auto"
     orphan_seconds: Annotated[
         float, Meta(description="How long half a message is waited for before it is set aside.", ge=0)
     ] = 600.0
@@ -254,6 +300,7 @@ class BatchConfig(PipelineConfig, frozen=True, kw_only=True):
     requeue: Any = None
     threads: Any = None
     scan_seconds: Any = None
+    watch: Any = None
     orphan_seconds: Any = None
     mode: Any = None
     exim: Any = None
@@ -305,7 +352,8 @@ def decode(content: bytes, kind: type[_Type], *, file: str) -> _Type:
 _FIELD: Final = re.compile(r"(?:unknown|required) field `([^`]*)`")
 _UNKNOWN: Final = re.compile(r"unknown field `([^`]*)`")
 _SECTIONS: Final = (
-    Config, ExportSource, QueueSource, DirectorySource, SpoolRequeue, DirectoryRequeue, EximSection, DnsSection,
+    Config, ExportSource, QueueSource, DirectorySource, SpoolRequeue, DirectoryRequeue, SmtpRequeue, EximSection,
+    DnsSection,
     LedgerSection, DeferralSection, HeldSection, MetricsSection, WebSection, ProcessorEntry, When,
 )  # fmt: skip
 

@@ -10,9 +10,19 @@ import os
 from msgspec import Struct
 
 from ..errors import ConfigError
+from ..requeue.smtp_tls import make_context
 from ..requeue.target import Target
 from ..spool.directory import MessageDirectory, check_ownership
-from .config import Config, DirectoryRequeue, DirectorySource, ExportSource, QueueSource, errors_of
+from .config import (
+    Config,
+    DirectoryRequeue,
+    DirectorySource,
+    ExportSource,
+    QueueSource,
+    SmtpRequeue,
+    SpoolRequeue,
+    errors_of,
+)
 from .pipeline_setup import build_steps, make_resolver
 
 
@@ -38,15 +48,7 @@ def _check(config: Config) -> Checked:
     make_resolver(config.dns)
     warnings: list[str] = []
     requeue = config.requeue
-    place = requeue.directory if isinstance(requeue, DirectoryRequeue) else requeue.spool_directory
-    target = Target("directory" if isinstance(requeue, DirectoryRequeue) else "spool", place, split=False)
-    try:
-        owner = target.uid if target.kind == "spool" else os.geteuid()
-        if target.kind == "spool":
-            target.check()
-        devices = {"$.requeue": target.device}
-    finally:
-        target.close()
+    place, owner, devices = _look_at_destination(requeue)
     devices["$.source"] = _look(source_directory(config), owner, "$.source")
     state = _existing(config.state_directory)
     if state == config.state_directory:
@@ -69,6 +71,25 @@ def _check(config: Config) -> Checked:
         processors=tuple(step.name for step in steps),
         warnings=tuple(warnings),
     )
+
+
+def _look_at_destination(
+    requeue: SpoolRequeue | DirectoryRequeue | SmtpRequeue,
+) -> tuple[str, int, dict[str, int]]:
+    """Where it is, whose the other directories have to be, and its device if it has one. Raises ConfigError."""
+    if isinstance(requeue, SmtpRequeue):
+        if requeue.tls == "verify":
+            make_context(verify=True, ca_file=requeue.ca_file)
+        return f"{requeue.host}:{requeue.port}", os.geteuid(), {}
+    is_spool = isinstance(requeue, SpoolRequeue)
+    place = requeue.directory if isinstance(requeue, DirectoryRequeue) else requeue.spool_directory
+    target = Target("spool" if is_spool else "directory", place, split=False)
+    try:
+        if is_spool:
+            target.check()
+        return place, target.uid if is_spool else os.geteuid(), {"$.requeue": target.device}
+    finally:
+        target.close()
 
 
 def source_directory(config: Config) -> str:

@@ -50,6 +50,11 @@ _EXAMPLES: Final[dict[str, Any]] = {
     "value": "text",
     "table": "lmdb;/etc/respool/routes.mdb",
     "by": "domain",
+    "max_age_days": 10,
+    "when": {"hosts": ["192.0.2.0/24"]},
+    "reason": "our gateway",
+    "file": "/var/lib/respool/dmarc.dat",
+    "limit_file": "/var/lib/respool/dmarc-reports.mdb",
 }
 
 
@@ -187,7 +192,11 @@ def _value(field: Field, given: dict[str, Any]) -> Any:
 
 
 def _toml(value: Any) -> str:
-    """A string, number, truth value, or an array of them: TOML writes these as JSON does."""
+    """A string, number, truth value, or an array of them, as JSON has it; an inline table of such."""
+    if isinstance(value, dict) and value:
+        return (
+            "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in cast("dict[str, Any]", value).items()) + " }"
+        )
     return json.dumps(value, ensure_ascii=False)
 
 

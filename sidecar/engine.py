@@ -15,6 +15,7 @@ from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
 from ..errors import SpoolFormatError
+from ..requeue.destination import LeftOverError
 from ..requeue.hand_back import HandBack
 from ..requeue.hold import AGE, CRASHES, LOOP, QUOTER
 from ..requeue.job import Job, Phase, Status
@@ -87,14 +88,21 @@ class Engine:
         started = time.monotonic()
         log = self._log.bind(id=str(job.id), claim=job.claim.number)
         if phase in {Phase.COMMITTED, Phase.PUBLISHED}:
-            published = self._hand_back.finish(job, recovered=True)
+            try:
+                published = self._hand_back.finish(job, recovered=True)
+            except LeftOverError as error:
+                plan = self._left_over(job, error)
+                return self._report(Outcome(plan=plan, trace=()), (), log, time.monotonic() - started)
             log.info("message.requeued", outputs=_names(published), recovered=True)
             if self._report_recovered_to is not None:
                 self._report_recovered_to(job, published, time.monotonic() - started)
             return "requeued"
         outcome = self._decide(job, phase, log, why)
         decided = time.monotonic()
-        published = self._hand_back.carry_out(job, outcome.plan)
+        try:
+            published = self._hand_back.carry_out(job, outcome.plan)
+        except LeftOverError as error:
+            outcome, published = msgspec.structs.replace(outcome, plan=self._left_over(job, error)), ()
         ended = time.monotonic()
         state = self._report(outcome, published, log, ended - started)
         if self._report_to is not None:
@@ -105,6 +113,21 @@ class Engine:
                 )
             )  # fmt: skip
         return state
+
+    def _left_over(self, job: Job, error: LeftOverError) -> Plan:
+        """Put aside a committed job that its destination did not take: what is left of it waits there."""
+        plan: Plan = Hold(reason=str(error))
+        if not error.is_permanent:
+            status = job.read_status()
+            waited = time.time() - status.deferred_since if status.deferred_since else 0.0
+            if waited >= self._hold_after_seconds:
+                plan = Hold(reason=f"not sent for {waited / 3600:.1f} hours: {error}")
+            else:
+                job.write_status(msgspec.structs.replace(status, attempt=status.attempt + 1))
+                wait = self._pipeline.backoff(status.attempt)
+                plan = Defer(reason=str(error), retry_at=time.time() + wait)
+        self._hand_back.carry_out(job, plan)
+        return plan
 
     def put_off(self, job: Job, reason: str) -> None:
         """Defer a job, in whatever phase, that the system can't go on with while it can with others."""

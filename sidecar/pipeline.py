@@ -24,12 +24,15 @@ from ..processors import api
 from ..processors.conditions import Condition
 from ..processors.edits import Edit, apply, divide
 from ..processors.results import AuthResult
+from ..requeue.bounce import VOUCHED, Failure, bounce_notices
 from ..requeue.effects import Effect
 from ..requeue.plan import Defer, Hold, Output, Plan, Requeue
-from ..spool.editing import freeze
+from ..spool.editing import freeze, set_variable
 from ..spool.ids import MessageId
 from ..spool.message import Message
+from .backscatter import why_not_bounce
 
+_ENDINGS = (api.Hold, api.Bounce)
 OnError = Literal["defer", "skip", "hold"]
 
 
@@ -88,7 +91,9 @@ class Pipeline:
         clock: Callable[[], float] = time.time,
         first_wait_seconds: float = 60.0,
         longest_wait_seconds: float = 3600.0,
+        notes_vouched: bool = False,
     ) -> None:
+        self._notes_vouched = notes_vouched
         self._first_wait_seconds, self._longest_wait_seconds = first_wait_seconds, longest_wait_seconds
         self._labels = _labels(steps)
         self._steps = steps
@@ -105,12 +110,14 @@ class Pipeline:
         """What shall become of message. released names processors whose hold is overridden.
 
         defer and hold concern the whole message, also from one part of a split one: nothing
-        of it is published then. discard concerns its part alone.
+        of it is published then. discard and bounce concern their part alone; a bounce that
+        might hit somebody who never sent the message becomes a hold.
         """
         deadline, now = time.monotonic() + self._deadline_seconds, self._clock()
         trace: list[Traced] = []
         finished: list[_Part] = []
         reasons: list[str] = []
+        notices: list[Output] = []
         effects: list[Effect] = []
         parts = deque([_Part(message=message, position=0, queue=self.queue)])
         while parts:
@@ -131,9 +138,14 @@ class Pipeline:
             )
             traced, following = _call(step, part, context, released=step.name in released)
             trace.append(traced)
-            for kind, payload in context.effects.declared if traced.error is None else ():
+            # A hold or bounce that an operator overrode has not happened, nor what goes with it.
+            happened = traced.error is None and not (
+                isinstance(traced.verdict, _ENDINGS) and isinstance(following, list)
+            )
+            for kind, payload in context.effects.declared if happened else ():
                 label = self._labels[part.position]
                 effects.append(Effect(processor=label, number=len(effects), kind=kind, payload=payload))
+            notices += [self._notice(notice) for notice in context.notices.sent] if happened else []
             match following:
                 case api.Defer():
                     wait = self.backoff(attempt) if following.retry_after is None else following.retry_after
@@ -143,10 +155,17 @@ class Pipeline:
                     return Outcome(plan=Hold(reason=following.reason, processor=step.name), trace=tuple(trace))
                 case api.Discard():
                     reasons.append(f"{step.name}: {following.reason}")
+                case api.Bounce():
+                    doubt = why_not_bounce(message, part.results)
+                    if doubt:
+                        reason = f"{following.reason} (not bounced: {doubt})"
+                        return Outcome(plan=Hold(reason=reason, processor=step.name), trace=tuple(trace))
+                    reasons.append(f"{step.name}: bounced: {following.reason}")
+                    notices += self._notices(part, following, now)
                 case _:
                     parts.extendleft(reversed(following))
         reasons.extend(part.frozen_for for part in finished if part.frozen_for)
-        outputs = tuple(_output(part, now) for part in finished)
+        outputs = (*(self._output(message, part, now) for part in finished), *notices)
         requeue = Requeue(outputs=outputs, reason="; ".join(reasons), effects=tuple(effects))
         return Outcome(plan=requeue, trace=tuple(trace))
 
@@ -177,6 +196,23 @@ class Pipeline:
                 continue
             _run_effect(step, effect, log)
 
+    def _output(self, received: Message, part: _Part, now: float) -> Output:
+        envelope = part.message.envelope
+        if part.frozen_for:
+            envelope = freeze(envelope, int(now))
+        if self._notes_vouched and not why_not_bounce(received, part.results):
+            envelope = set_variable(envelope, VOUCHED, b"1")
+        message = Message(envelope, part.message.body)
+        return Output(message=message, original_body=part.original_body, queue=part.queue)
+
+    def _notices(self, part: _Part, bounce: api.Bounce, now: float) -> list[Output]:
+        failure = Failure(reason=bounce.reason, status=bounce.status)
+        made = bounce_notices(part.message, failure, hostname=self._hostname, now=now)
+        return [self._notice(notice) for notice in made]
+
+    def _notice(self, message: Message) -> Output:
+        return Output(message=message, original_body=False, queue=self.queue, is_notice=True)
+
 
 def _labels(steps: tuple[Step, ...]) -> tuple[str, ...]:
     """The names of steps, the second of a name with ``#2`` and so on: to find one again by."""
@@ -196,14 +232,7 @@ def _run_effect(step: Step, effect: api.Effect, log: FilteringBoundLogger) -> No
         log.exception("effect.lost", key=effect.key, kind=effect.kind, error=error)
 
 
-def _output(part: _Part, now: float) -> Output:
-    message = part.message
-    if part.frozen_for:
-        message = Message(freeze(message.envelope, int(now)), message.body)
-    return Output(message=message, original_body=part.original_body, queue=part.queue)
-
-
-_Following = list[_Part] | api.Defer | api.Hold | api.Discard
+_Following = list[_Part] | api.Defer | api.Hold | api.Discard | api.Bounce
 
 
 def _call(step: Step, part: _Part, context: api.Context, *, released: bool) -> tuple[Traced, _Following]:
@@ -266,9 +295,9 @@ def _follow(step: Step, part: _Part, verdict: api.Verdict, *, released: bool) ->
             return [_after(part, part.message, verdict.edits, results=verdict.results)]
         case api.Freeze():
             return [_after(part, part.message, verdict.edits, frozen_for=f"{step.name}: {verdict.reason}")]
-        case api.Hold() if released:
+        case api.Hold() | api.Bounce() if released:
             return [_after(part, part.message)]
-        case api.Defer() | api.Hold() | api.Discard():
+        case api.Defer() | api.Hold() | api.Discard() | api.Bounce():
             return verdict
         case api.Split():
             divided = divide(part.message, tuple(piece.recipients for piece in verdict.parts))

@@ -68,8 +68,13 @@ def make_pipeline(
     queue: str = "",
     first_wait_seconds: float = 60.0,
     longest_wait_seconds: float = 3600.0,
+    notes_vouched: bool = False,
 ) -> Pipeline:
-    """The pipeline of a worker. queue is where outputs go unless a processor says otherwise."""
+    """The pipeline of a worker. queue is where outputs go unless a processor says otherwise.
+
+    notes_vouched: outputs say whether a notice may go to their sender, for a destination that
+    finds out later whether it has to.
+    """
     return Pipeline(
         steps,
         hostname=config.hostname,
@@ -77,6 +82,7 @@ def make_pipeline(
         resolver=make_resolver(config.dns),
         queue=queue,
         deadline_seconds=config.deadline_seconds,
+        notes_vouched=notes_vouched,
         first_wait_seconds=first_wait_seconds,
         longest_wait_seconds=longest_wait_seconds,
     )

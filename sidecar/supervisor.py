@@ -23,6 +23,7 @@ from structlog.typing import FilteringBoundLogger
 
 from ..errors import ConfigError
 from ..requeue import durable
+from ..requeue.destination import Destination
 from ..requeue.effects import Effect
 from ..requeue.exim_program import About, CommandNotifier, about, is_privilege_lost
 from ..requeue.hand_back import HandBack
@@ -31,10 +32,12 @@ from ..requeue.ledger import Ledger, renew, restore
 from ..requeue.notify import Notifier, SocketThenCommand, Tell, tell_nobody
 from ..requeue.publish import Published
 from ..requeue.reading import read_asked_for
+from ..requeue.smtp import SmtpDestination, SmtpSettings
+from ..requeue.smtp_tls import make_context
 from ..requeue.state import Claim, StateDirectory
 from ..requeue.target import Target
 from ..spool.sources import Kind, Source
-from .config import Config, DirectorySource, ExportSource, QueueSource, SpoolRequeue
+from .config import Config, DirectorySource, ExportSource, QueueSource, SmtpRequeue, SpoolRequeue
 from .endpoint import Health, serve
 from .engine import Engine, Report
 from .heartbeat import Heartbeats
@@ -47,6 +50,10 @@ from .worker import Worker
 
 Telling = Literal["nobody", "socket", "socket, then command", "command"]
 
+_COPIED_EXPORT: Final = (
+    "must be on the filesystem of Exim's spool and of state_directory: across filesystems the queuefile transport "
+    "copies instead of linking, and nothing tells a finished copy from half of one"
+)
 _RESTART_WAIT: Final = 1.0
 #: Number of the child that answers over HTTP; workers count from 0.
 _ENDPOINT: Final = -1
@@ -61,7 +68,7 @@ class Prepared(Struct, frozen=True, kw_only=True):
     config: Config
     state: StateDirectory
     source: Source
-    target: Target
+    target: Target | None
     steps: tuple[Step, ...]
     telling: Telling = "nobody"
     quoters: frozenset[str] | None = None
@@ -72,7 +79,8 @@ class Prepared(Struct, frozen=True, kw_only=True):
         if self.listener is not None:
             self.listener.close()
         self.source.close()
-        self.target.close()
+        if self.target is not None:
+            self.target.close()
         self.state.close()
 
 
@@ -81,7 +89,7 @@ def prepare(config: Config) -> Prepared:
     try:
         return _prepare(config)
     except OSError as error:
-        raise ConfigError(f"{error.filename or config.state_directory}: {error.strerror}") from error
+        raise ConfigError(f"{error.filename or config.state_directory}: {error.strerror or error}") from error
 
 
 def _prepare(config: Config) -> Prepared:
@@ -89,19 +97,24 @@ def _prepare(config: Config) -> Prepared:
     make_resolver(config.dns)  # each worker makes its own; this one shows that it can
     target = _open_target(config)
     source = _open_source(config)
+    is_new = not os.path.isdir(config.state_directory)
     os.makedirs(config.state_directory, mode=durable.DIRECTORY_MODE, exist_ok=True)
     state = StateDirectory(config.state_directory)
-    target.give(state.descriptor, durable.DIRECTORY_MODE)
-    owner = target.uid if target.kind == "spool" else os.geteuid()
+    if target is not None and is_new:  # one that is there already is checked, not mended
+        target.give(state.descriptor, durable.DIRECTORY_MODE)
+    owner = target.uid if target is not None and target.kind == "spool" else os.geteuid()
     state.check(owner)
     source.check(owner)
     devices = {
         "$.state_directory": os.fstat(state.descriptor).st_dev,
         "$.source": os.fstat(source.input.descriptor).st_dev,
-        "$.requeue": target.device,
     }
+    if target is not None:
+        devices["$.requeue"] = target.device
     for key, device in devices.items():
         if device != devices["$.state_directory"]:
+            if source.kind == "export" and key == "$.source":
+                raise ConfigError(_COPIED_EXPORT, key=key)
             raise ConfigError("must be on the filesystem of state_directory: messages move by rename and link", key=key)
     state.own()
     source.own()
@@ -188,8 +201,12 @@ def _ask_exim(config: Config) -> tuple[Telling, frozenset[str] | None]:
     return ("socket" if requeue.notify == "socket" else "nobody"), quoters
 
 
-def _open_target(config: Config) -> Target:
+def _open_target(config: Config) -> Target | None:
     requeue = config.requeue
+    if isinstance(requeue, SmtpRequeue):
+        if requeue.tls == "verify":
+            make_context(verify=True, ca_file=requeue.ca_file)
+        return None
     if isinstance(requeue, SpoolRequeue):
         target = Target(
             "spool", requeue.spool_directory, split=requeue.split, localhost_number=requeue.localhost_number,
@@ -242,10 +259,12 @@ def make_worker(
         queue=queue,
         first_wait_seconds=config.deferral.first_seconds,
         longest_wait_seconds=config.deferral.longest_seconds,
+        notes_vouched=isinstance(requeue, SmtpRequeue) and requeue.refused == "bounce",
     )
 
     meter = Meter(dns=pipeline.dns_statistics)
     tell, stop_telling = _make_tell(prepared)
+    destination = _make_destination(prepared, log)
 
     def measure(reported: Report) -> None:
         meter.ended(_ended(reported), requeue_seconds=reported.requeue_seconds)
@@ -262,12 +281,16 @@ def make_worker(
     def run_effects(job: Job, effects: tuple[Effect, ...]) -> None:
         pipeline.run_effects(job.id, job.claim.number, effects, log)
 
+    def at_end() -> None:
+        destination.hang_up()
+        stop_telling()
+
     hand_back = HandBack(
         prepared.state,
-        prepared.target,
+        destination,
         tell=tell,
         source=prepared.source,
-        keep_id=requeue.id == "keep",
+        keep_id=isinstance(requeue, SmtpRequeue) or requeue.id == "keep",
         ordered=durable.keeps_metadata_in_order(prepared.state.descriptor),
         ledger=ledger,
         run_effects=run_effects,
@@ -298,12 +321,38 @@ def make_worker(
         scan_seconds=config.scan_seconds,
         orphan_seconds=config.orphan_seconds,
         deadline_seconds=config.deadline_seconds,
+        requeue_seconds=requeue.message_seconds if isinstance(requeue, SmtpRequeue) else 0.0,
         ledger=ledger,
-        at_end=stop_telling,
+        at_end=at_end,
+        in_use=None if prepared.target is None else prepared.target.is_in_use,
         meter=meter,
         beat=beat,
         drop_after_seconds=None if config.held.drop_after_days is None else config.held.drop_after_days * 86400,
+        watch_mode=config.watch,
     )
+
+
+def _make_destination(prepared: Prepared, log: FilteringBoundLogger) -> Destination:
+    requeue = prepared.config.requeue
+    if prepared.target is not None:
+        return prepared.target
+    if not isinstance(requeue, SmtpRequeue):
+        raise AssertionError("only a server needs no directory")
+    settings = SmtpSettings(
+        host=requeue.host,
+        port=requeue.port,
+        hostname=prepared.config.hostname,
+        tls=requeue.tls,
+        ca_file=requeue.ca_file,
+        xclient=requeue.xclient,
+        timeout_seconds=requeue.timeout_seconds,
+        message_seconds=requeue.message_seconds,
+        idle_seconds=requeue.idle_seconds,
+        messages_per_connection=requeue.messages_per_connection,
+        recipients_per_message=requeue.recipients_per_message,
+        refused=requeue.refused,
+    )
+    return SmtpDestination(settings, resolver=make_resolver(prepared.config.dns), log=log)
 
 
 def _make_tell(prepared: Prepared) -> tuple[Tell, Callable[[], None]]:
@@ -352,7 +401,9 @@ class Supervisor:
         self._worst = 0
         self._heartbeats = Heartbeats(prepared.config.workers)
         # A processor may take its time, and a hung one costs its worker after twice that.
-        self._silence = prepared.config.deadline_seconds * 2 + _RESTART_WAIT + _LONGEST_LOOK
+        requeue = prepared.config.requeue
+        sending = requeue.message_seconds if isinstance(requeue, SmtpRequeue) else 0.0
+        self._silence = prepared.config.deadline_seconds * 2 + sending + _RESTART_WAIT + _LONGEST_LOOK
         self._manager = ServiceManager()
         self._is_ready = self._is_withheld = False
 

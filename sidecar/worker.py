@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
@@ -28,6 +28,8 @@ from ..requeue.ledger import Ledger
 from ..requeue.recovery import recover
 from ..requeue.state import Claim, StateDirectory
 from ..spool.directory import Found
+from ..spool.file_system import file_system_type, is_remote
+from ..spool.ids import MessageId
 from ..spool.sources import Source
 from ..spool.watch import Watch
 from .engine import Engine, Why, is_failure
@@ -81,13 +83,17 @@ class Worker:
         scan_seconds: float = 30.0,
         orphan_seconds: float = 600.0,
         deadline_seconds: float = 60.0,
+        requeue_seconds: float = 0.0,
         ledger: Ledger | None = None,
         drop_after_seconds: float | None = None,
         at_end: Callable[[], None] | None = None,
+        in_use: Callable[[MessageId], bool] | None = None,
+        watch_mode: Literal["auto", "poll"] = "auto",
         meter: Meter | None = None,
         beat: Callable[[], None] | None = None,
     ) -> None:
         self._beat = beat or _nobody_listens
+        self._in_use = in_use
         self._at_end = at_end
         self._ledger = ledger
         self._drop_after_seconds = drop_after_seconds
@@ -97,11 +103,12 @@ class Worker:
         self._last_success = time.monotonic()
         self._last_trouble = 0.0
         self._probing = threading.Lock()
+        self._watch_mode = watch_mode
         self._state, self._source, self._engine = state, source, engine
         self._log = log
         self._once = once
         self._scan_seconds, self._orphan_seconds = scan_seconds, orphan_seconds
-        self._hung_after = deadline_seconds * _GRACE + _PAUSE
+        self._hung_after = deadline_seconds * _GRACE + requeue_seconds * _GRACE + _PAUSE
         self._thread_count = threads
         self._intake = Intake(number, count)
         self._wake = threading.Event()
@@ -115,6 +122,7 @@ class Worker:
         self._paused_until = 0.0
         self._halves: dict[Found, float] = {}
         self._retry_at: dict[Claim, tuple[int, float]] = {}
+        self._strangers: set[str] = set()
         self.ended: Counter[str] = Counter()
         self._left = 0
         self._watch: Watch | None = None
@@ -153,6 +161,8 @@ class Worker:
                 self._watch.stop()
         for waiting in self._waiting:
             waiting.job.close()
+        if self._ledger is not None:
+            self._ledger.close()
         if self._waiting or self._left:
             return EXIT_TEMPORARY
         return EXIT_FAILED if any(is_failure(state) for state in self.ended) else EXIT_DONE
@@ -167,9 +177,15 @@ class Worker:
         return max(0.001, min(1.0, soonest - time.monotonic()))
 
     def _start_watching(self) -> None:
-        if self._once:
+        if self._once or self._watch_mode == "poll":
             return
-        watch = Watch(self._source.path, self._appeared, self._lost)
+        file_system = file_system_type(self._source.input.descriptor)
+        if is_remote(file_system):
+            self._log.warning(
+                "watch.remote", file_system=file_system, polling_seconds=self._scan_seconds,
+                advice="what other hosts put here brings no event: it waits for the next scan",
+            )  # fmt: skip
+        watch = Watch(self._source.input, self._appeared, self._lost)
         try:
             watch.start()
         except OSError as error:
@@ -190,11 +206,14 @@ class Worker:
         if self._watch is not None and not self._watch.is_alive():
             self._log.error("watch.died", action="started again")
             self._watch.stop()
+            self._watch = None
             self._start_watching()
             self._scan_wanted = True
         if self._scan_wanted or now >= self._next_scan:
             self._scan_wanted = False
             self._next_scan = now + self._scan_seconds
+            if self._watch is None:
+                self._start_watching()
             self._attempt(self._scan)
             self._attempt(self._retry_deferred)
             self._attempt(self._recover_all)
@@ -217,8 +236,13 @@ class Worker:
         listing = self._source.input.list()
         self._intake.offer_all(listing.pairs)
         if self._watch is not None:
-            for subdirectory in {found.subdirectory for found in (*listing.pairs, *listing.halves)}:
-                self._watch.add(subdirectory)
+            try:
+                self._watch.add(listing.subdirectories)
+            except OSError as error:
+                self._log.warning("watch.incomplete", error=error, polling_seconds=self._scan_seconds)
+        for name in set(listing.strangers) - self._strangers:
+            self._log.error("source.stranger", name=name, reason="named as a message's file, but no regular file")
+        self._strangers = set(listing.strangers)
         self._halves = {found: self._halves.get(found, now) for found in listing.halves}
         for found, since in self._halves.items():
             if orphans.reunite(self._state, self._source, found):
@@ -227,7 +251,7 @@ class Worker:
                 self._set_aside(found)
 
     def _set_aside(self, found: Found) -> None:
-        job = orphans.set_aside(self._state, self._source, found)
+        job = orphans.set_aside(self._state, self._source, found, self._in_use)
         if job is not None:
             self._carry(job)
 

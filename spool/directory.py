@@ -9,6 +9,7 @@ are skipped: every name in such a directory is an attacker's.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import Final
@@ -16,13 +17,13 @@ from typing import Final
 from msgspec import Struct
 
 from ..errors import ConfigError
-from .ids import ALPHABET, MessageId
+from .ids import ALPHABET, MessageId, parse_id
 
-_SUFFIXES: Final = {"-D": 1, "-H": 2, "-J": 4}
-_PAIR: Final = 3
+#: Of ``<id>-D``, with an old id and with a new one.
+_NAME_LENGTHS: Final = frozenset({18, 25})
 
 
-class Found(Struct, frozen=True, order=True):
+class Found(Struct, frozen=True, order=True, gc=False):
     """A name in a directory: the message, and the split subdirectory it lies in (empty: none)."""
 
     id: MessageId
@@ -30,13 +31,17 @@ class Found(Struct, frozen=True, order=True):
 
 
 class Listing(Struct, frozen=True):
-    """What one look at a directory showed; both tuples are sorted, oldest first.
+    """What one look at a directory showed; pairs and halves are sorted, oldest first.
 
-    halves are messages of which only ``-D`` or only ``-H`` is there.
+    halves are messages of which only ``-D`` or only ``-H`` is there. subdirectories are
+    those of the split layout. strangers are paths below the directory that are named as a
+    message's file and are none: a symlink, a FIFO, a device, a directory.
     """
 
     pairs: tuple[Found, ...]
     halves: tuple[Found, ...]
+    subdirectories: tuple[str, ...] = ()
+    strangers: tuple[str, ...] = ()
 
 
 def list_names(descriptor: int) -> list[str]:
@@ -69,40 +74,80 @@ class MessageDirectory:
         return os.open(name or ".", flags, dir_fd=self.descriptor)
 
     def list(self) -> Listing:
-        """Everything that is there now. Names that are no message's are left out."""
-        names = list_names(self.descriptor)
-        pairs: list[Found] = []
-        halves: list[Found] = []
-        _collect(names, "", pairs, halves)
-        for name in names:
-            if len(name) == 1 and name in ALPHABET:
-                try:
-                    descriptor = self.open_subdirectory(name)
-                except OSError:
-                    continue  # not a directory, or gone again
-                try:
-                    _collect(os.listdir(descriptor), name, pairs, halves)
-                finally:
-                    os.close(descriptor)
-        return Listing(pairs=tuple(sorted(pairs)), halves=tuple(sorted(halves)))
+        """Everything that is there now. Names that are no message's are left out.
+
+        Takes time and memory in proportion to the names; no file is opened, and the
+        kernel says with each name what it is. FileNotFoundError if the directory itself was
+        removed, which would look like an empty one.
+        """
+        if os.fstat(self.descriptor).st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, "the directory was removed", self.path)
+        seen = _Seen()
+        seen.look(self.descriptor, "")
+        for name in sorted(seen.subdirectories):
+            try:
+                descriptor = self.open_subdirectory(name)
+            except OSError:
+                seen.subdirectories.remove(name)  # gone again, or not ours to read
+                continue
+            try:
+                seen.look(descriptor, name)
+            finally:
+                os.close(descriptor)
+        return seen.listing()
 
 
-def _collect(names: list[str], subdirectory: str, pairs: list[Found], halves: list[Found]) -> None:
-    seen: dict[str, int] = {}
-    for name in names:
-        bit = _SUFFIXES.get(name[-2:])
-        if bit is not None:
-            seen[name[:-2]] = seen.get(name[:-2], 0) | bit
-    for stem, bits in seen.items():
-        if not bits & _PAIR:
-            continue
+class _Seen:
+    """What a scan has met so far: pairs and halves as stems of names, by layout (plain, split)."""
+
+    def __init__(self) -> None:
+        self.subdirectories: set[str] = set()
+        self.strangers: list[str] = []
+        self.pairs: tuple[list[str], list[str]] = ([], [])
+        self.halves: tuple[list[str], list[str]] = ([], [])
+
+    def look(self, directory: int, subdirectory: str) -> None:
+        """Add the names in a directory. An own descriptor: see list_names()."""
+        data: set[str] = set()
+        headers: set[str] = set()
+        kinds = {"-D": data, "-H": headers}
+        own = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         try:
-            message_id = MessageId(stem)
-        except ValueError:
-            continue
-        if subdirectory and message_id.split_directory != subdirectory:
-            continue  # Exim never finds a message in a wrong subdirectory (spool_in.c): nor do we touch it
-        (pairs if bits & _PAIR == _PAIR else halves).append(Found(message_id, subdirectory))
+            with os.scandir(own) as entries:
+                for entry in entries:
+                    name = entry.name
+                    length = len(name)
+                    if length in _NAME_LENGTHS:
+                        stems = kinds.get(name[-2:])
+                        # Exim never finds a message in a wrong subdirectory (spool_in.c): nor do we touch it.
+                        if stems is None or subdirectory not in {"", name[5]}:
+                            continue
+                        if entry.is_file(follow_symlinks=False):
+                            stems.add(name[:-2])
+                        elif parse_id(name[:-2]) is not None:
+                            self.strangers.append(f"{subdirectory}/{name}" if subdirectory else name)
+                    elif length == 1 and not subdirectory and name in ALPHABET and entry.is_dir(follow_symlinks=False):
+                        self.subdirectories.add(name)
+        finally:
+            os.close(own)
+        is_split = bool(subdirectory)
+        self.pairs[is_split].extend(data & headers)
+        self.halves[is_split].extend(data ^ headers)
+
+    def listing(self) -> Listing:
+        """All of it, in order."""
+        return Listing(
+            pairs=_found(*self.pairs),
+            halves=_found(*self.halves),
+            subdirectories=tuple(sorted(self.subdirectories)),
+            strangers=tuple(sorted(self.strangers)),
+        )
+
+
+def _found(plain: list[str], split: list[str]) -> tuple[Found, ...]:
+    found = [Found(message_id) for stem in sorted(plain) if (message_id := parse_id(stem)) is not None]
+    in_split = [Found(message_id, stem[5]) for stem in sorted(split) if (message_id := parse_id(stem)) is not None]
+    return tuple(sorted(found + in_split) if found and in_split else found or in_split)
 
 
 def occupants(directory: int, message_id: MessageId) -> dict[str, os.stat_result]:

@@ -72,6 +72,11 @@ class MessageId(str):
         return f"{self}-J"
 
 
+def parse_id(text: str) -> MessageId | None:
+    """The message id that text is, None for any other text."""
+    return str.__new__(MessageId, text) if _SHAPE.fullmatch(text) is not None else None
+
+
 def decode_base62(text: str) -> int:
     """The number written in Exim's digits; KeyError for any other character."""
     number = 0

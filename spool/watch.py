@@ -5,12 +5,17 @@ underneath: a callback per event, nothing buffered. Events wake the worker, they
 work; a lost or false one costs nothing but time until the next scan.
 
 Diagnostics: start() raises OSError where inotify is not to be had (limits reached, no
-kernel support): poll by scanning then. is_alive() is False once events have stopped.
+kernel support): poll by scanning then. is_alive() is False once events have stopped: stop()
+it, make another, scan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from watchdog.observers.inotify_c import (
@@ -22,10 +27,16 @@ from watchdog.observers.inotify_c import (
     WatchDescriptor,
 )
 
-from .directory import Found
-from .ids import ALPHABET, MessageId
+from .directory import Found, MessageDirectory
+from .ids import ALPHABET, parse_id
 
-_MASK: Final = Mask(InotifyConstants.IN_CREATE | InotifyConstants.IN_MOVED_TO | InotifyConstants.IN_ONLYDIR)
+#: Names that appear, by creation, link or rename. Nothing else is asked for, so nothing else wakes anybody.
+_MASK: Final = Mask(
+    InotifyConstants.IN_CREATE
+    | InotifyConstants.IN_MOVED_TO
+    | InotifyConstants.IN_ONLYDIR
+    | InotifyConstants.IN_DONT_FOLLOW
+)
 
 
 class Watch:
@@ -35,70 +46,109 @@ class Watch:
     lost when events were lost or the set of subdirectories changed: scan then.
     """
 
-    def __init__(self, path: str, appeared: Callable[[Found], None], lost: Callable[[], None]) -> None:
-        self._path = path
+    def __init__(
+        self, directory: MessageDirectory, appeared: Callable[[Found], None], lost: Callable[[], None]
+    ) -> None:
+        # The open directory, whatever its path means by now: the same that is scanned.
+        self._path = f"/proc/self/fd/{directory.descriptor}"
         self._appeared = appeared
         self._lost = lost
         self._inotify: InotifyFD | None = None
+        self._guard = threading.Lock()
         self._callbacks: dict[str, _Callback] = {}
 
     def start(self) -> None:
         """Begin watching; the caller scans after this, not before, so that nothing falls between."""
         self._inotify = InotifyFD()
         self._inotify.start()
-        self.add("")
+        try:
+            self._add("")
+        except OSError:
+            self.stop()
+            raise
 
-    def add(self, subdirectory: str) -> None:
-        """Watch a split subdirectory too; one that is watched already is left as it is."""
-        if self._inotify is None or subdirectory in self._callbacks:
-            return
-        callback = _Callback(subdirectory, self)
-        path = f"{self._path}/{subdirectory}" if subdirectory else self._path
-        self._inotify.add_callback(path.encode(), _MASK, callback, CallbackId(id(callback)))
-        self._callbacks[subdirectory] = callback
+    def add(self, subdirectories: Iterable[str]) -> None:
+        """Watch these split subdirectories, too; one that is watched already is left as it is.
+
+        Raises OSError where the system's limit of watches is reached.
+        """
+        for name in subdirectories:
+            try:
+                self._add(name)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # gone again, or replaced by something else
+
+    def _add(self, name: str) -> None:
+        with self._guard:
+            if self._inotify is None or name in self._callbacks:
+                return
+            callback = self._callbacks[name] = _Callback(name, self)
+        try:
+            path = os.fsencode(f"{self._path}/{name or '.'}")
+            if self._inotify.add_callback(path, _MASK, callback, CallbackId(id(callback))) < 0:
+                # watchdog passes over this one error.
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+        except OSError:
+            self._forget(callback)
+            raise
 
     def is_alive(self) -> bool:
-        """False once the watcher's thread has ended, or its directory has gone."""
+        """False once the watcher's thread has ended.
+
+        A directory that is removed while it is open brings no event: the scan finds it out.
+        """
         return self._inotify is not None and self._inotify.is_alive() and "" in self._callbacks
 
     def stop(self) -> None:
         """End the watcher's thread."""
-        if self._inotify is not None:
-            self._inotify.stop()
-            self._inotify.join()
-            self._inotify = None
+        inotify, self._inotify = self._inotify, None
+        if inotify is not None:
+            inotify.stop()
+            inotify.join()
             self._callbacks.clear()
 
-    def on_name(self, subdirectory: str, name: str) -> None:
-        """An entry appeared; called by watchdog's thread."""
+    def on_event(self, subdirectory: str, event: InotifyEvent) -> None:
+        """Something happened in a watched directory; called by watchdog's thread."""
+        name = event.name.decode("ascii", "replace")
         if name[-2:] in {"-D", "-H"}:
-            try:
-                self._appeared(Found(MessageId(name[:-2]), subdirectory))
-            except ValueError:
-                return
+            message_id = parse_id(name[:-2])
+            if message_id is not None and subdirectory in {"", message_id.split_directory}:
+                self._appeared(Found(message_id, subdirectory))
         elif not subdirectory and len(name) == 1 and name in ALPHABET:
+            # Watched at once; what came into it before is for the scan.
+            with contextlib.suppress(OSError):
+                self.add([name])
             self._lost()
 
-    def on_loss(self, subdirectory: str | None = None) -> None:
-        """Events were lost, or a watched directory went; called by watchdog's thread."""
-        if subdirectory is not None:
-            self._callbacks.pop(subdirectory, None)
+    def on_deletion(self, callback: _Callback) -> None:
+        """A watched directory has gone; called by watchdog's thread."""
+        self._forget(callback)
         self._lost()
+
+    def on_overflow(self) -> None:
+        """Events were lost; called by watchdog's thread."""
+        self._lost()
+
+    def _forget(self, callback: _Callback) -> None:
+        with self._guard:
+            # A directory made anew may have a callback of its own already.
+            if self._callbacks.get(callback.subdirectory) is callback:
+                del self._callbacks[callback.subdirectory]
 
 
 class _Callback:
     """What watchdog calls for one directory."""
 
     def __init__(self, subdirectory: str, watch: Watch) -> None:
-        self._subdirectory = subdirectory
+        self.subdirectory = subdirectory
         self._watch = watch
 
     def on_event(self, event: InotifyEvent) -> None:
-        self._watch.on_name(self._subdirectory, event.name.decode("utf-8", "replace"))
+        self._watch.on_event(self.subdirectory, event)
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
         del wd
-        self._watch.on_loss(self._subdirectory)
+        self._watch.on_deletion(self)
 
     def on_queue_overflow(self) -> None:
-        self._watch.on_loss()
+        self._watch.on_overflow()

@@ -3,12 +3,14 @@
 Three markers name such a need:
 
 - ``exim``: Debian's Exim, started by root as a private instance (see integration/exim.py);
-- ``system("strace", "perl:Mail::DKIM")``: other programs, or Perl modules, of ``make system``;
-- ``suites``: the public test suites, looked for in the directory that RESPOOL_SUITES names.
+- ``system("strace", "perl:Mail::DKIM", "node:mailauth")``: other programs or Perl modules of
+  ``make system``, or node packages of ``make peers``;
+- ``suites``: the public test suites, looked for in the directory that RESPOOL_SUITES names;
+- ``peer("parsedmarc")``: a Python program that is no dependency of ours, of ``make peers``.
 
 Where the need is absent the test is skipped, and the last lines of the run say how much was
 skipped and how to get it. RESPOOL_REQUIRE (a comma-separated list of ``exim`` and ``suites``;
-``exim`` stands for everything that ``make system`` installs) turns the skip into a failure; with
+``exim`` stands for everything that ``make system`` and ``make peers`` install) turns the skip into a failure; with
 both in the list nothing at all may be skipped, for whatever reason.
 
 Diagnostics: a failed set-up names the need and the remedy.
@@ -32,6 +34,9 @@ EXIM_COMMAND: Final = os.environ.get("RESPOOL_EXIM", "/usr/sbin/exim4")
 
 _MARK: Final = "NEEDED AND ABSENT"
 _MAKE_SYSTEM: Final = "as root: make system"
+_MAKE_PEERS: Final = "make peers"
+#: An environment of its own: what it needs must not get into ours.
+PEERS: Final = CHECKOUT / "build" / "peers" / "bin"
 _GET_SUITES: Final = "point RESPOOL_SUITES at the directory that holds arc-test-suite and spf-test-suite"
 
 
@@ -51,6 +56,8 @@ def _missing_program(name: str) -> str | None:
     kind, colon, module = name.partition(":")
     if not colon:
         return None if shutil.which(name) else f"the program {name}"
+    if kind == "node":
+        return None if (CHECKOUT / "build" / "peers" / "node_modules" / module).is_dir() else f"{module} for node"
     if kind != "perl":
         raise pytest.UsageError(f"marker system: unknown kind of need {name!r}")
     if shutil.which("perl") is not None:
@@ -83,7 +90,11 @@ def absent_needs(item: pytest.Item) -> Iterator[tuple[str, str, str]]:
     for marker in item.iter_markers("system"):
         for name in marker.args:
             if missing := _missing_program(name):
-                yield "exim", missing, _MAKE_SYSTEM
+                yield "exim", missing, _MAKE_PEERS if name.startswith("node:") else _MAKE_SYSTEM
+    for marker in item.iter_markers("peer"):
+        for name in marker.args:
+            if not (PEERS / name).exists():
+                yield "exim", f"the program {name}", _MAKE_PEERS
     if item.get_closest_marker("suites") is not None and (missing := _missing_suites()):
         yield "suites", missing, _GET_SUITES
 

@@ -56,7 +56,7 @@ class Mailauth:
     def __init__(self, key: RSAPrivateKey, pem: bytes, cases: list[Case], *, sealing: bool) -> None:
         self.name = "mailauth"
         if not (PEERS / "node_modules" / "mailauth").is_dir():
-            raise Absent("make bench-peers installs mailauth")
+            raise Absent("make peers installs mailauth")
         script = Path(__file__).with_name("mailauth.mjs")
         self._process = subprocess.Popen(
             [find_node(), str(script), str(PEERS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -146,7 +146,7 @@ class Rspamd:
         if not os.access(RSPAMD, os.X_OK):
             raise Absent("apt-get install --no-install-recommends rspamd")
         self._sealing = sealing
-        self._directory = tempfile.TemporaryDirectory(prefix="rspamd-bench-")
+        self._directory = tempfile.TemporaryDirectory(prefix="rspamd-bench-", ignore_cleanup_errors=True)
         directory = Path(self._directory.name)
         directory.chmod(0o755)
         (directory / "plugins").mkdir()
@@ -180,7 +180,7 @@ class Rspamd:
         self._workers = self._children()
 
     def _wait(self) -> None:
-        for _ in range(300):
+        for _ in range(1200):  # it compiles its rules first
             if self._process.poll() is not None:
                 break
             try:

@@ -33,8 +33,8 @@ _REMOTE_IP: Final = re.compile(rb"[;\s]smtp\.remote-ip\s{0,20}=\s{0,20}\"?([0-9A
 class ArcSet(Struct, frozen=True, kw_only=True):
     """One set: its fields, None for a missing one, and what is needed of them.
 
-    seal_cv is ``cv=`` of the seal; seal_domain its ``d=`` as text; remote_ip is
-    smtp.remote-ip of the AAR. Empty where absent.
+    seal_cv is ``cv=`` of the seal; seal_domain and seal_selector its ``d=`` and ``s=`` as
+    text; remote_ip is smtp.remote-ip of the AAR. Empty where absent.
     """
 
     instance: int
@@ -43,6 +43,7 @@ class ArcSet(Struct, frozen=True, kw_only=True):
     seal: SentField | None = None
     seal_cv: bytes = b""
     seal_domain: str = ""
+    seal_selector: str = ""
     remote_ip: str = ""
 
     @property
@@ -141,7 +142,7 @@ def _insert(sets: dict[int, _Members], field: SentField) -> None:
 
 
 def _arc_set(instance: int, members: _Members) -> ArcSet:
-    seal_cv, seal_domain, remote_ip = b"", "", ""
+    seal_cv, seal_domain, seal_selector, remote_ip = b"", "", "", ""
     aar, seal = members.get(AAR), members.get(SEAL)
     if aar is not None and b"remote-ip" in aar.value and (address := _REMOTE_IP.search(aar.value)):
         remote_ip = address.group(1).decode("ascii")
@@ -149,6 +150,7 @@ def _arc_set(instance: int, members: _Members) -> ArcSet:
         tags = parse_tag_list(seal.value).tags
         seal_cv = tags.get(b"cv", b"")
         seal_domain = tags.get(b"d", b"")[:253].decode("ascii", "replace").lower()
+        seal_selector = tags.get(b"s", b"")[:253].decode("ascii", "replace").lower()
     return ArcSet(
         instance=instance,
         aar=aar,
@@ -156,6 +158,7 @@ def _arc_set(instance: int, members: _Members) -> ArcSet:
         seal=seal,
         seal_cv=seal_cv,
         seal_domain=seal_domain,
+        seal_selector=seal_selector,
         remote_ip=remote_ip,
     )
 

@@ -51,8 +51,8 @@ class Sealer(Struct, frozen=True, kw_only=True):
 
     authserv_id is whose Authentication-Results are vouched for; domain and selector name
     the key in DNS. timestamps adds ``t=``; expire_seconds ``x=`` that much later, to the
-    message signature. fold_base64 = False leaves ``b=`` on one line, as the public ARC
-    test suite expects it.
+    message signature; expires_at is ``x=`` as a Unix time instead. fold_base64 = False
+    leaves ``b=`` on one line, as the public ARC test suite expects it.
     """
 
     authserv_id: str
@@ -62,7 +62,12 @@ class Sealer(Struct, frozen=True, kw_only=True):
     headers: tuple[str, ...] = DEFAULT_SEALED_HEADERS
     timestamps: bool = True
     expire_seconds: int | None = None
+    expires_at: int | None = None
     fold_base64: bool = True
+
+    def expiry(self, now: int) -> int | None:
+        """``x=`` of a message signature made at now."""
+        return self.expires_at if self.expire_seconds is None else now + self.expire_seconds
 
 
 class ArcSetFields(Struct, frozen=True, kw_only=True):
@@ -101,6 +106,9 @@ def seal(
     instance = verified.instance + 1
     if instance > MAX_INSTANCE:
         return NotSealed(f"the chain is full, with {MAX_INSTANCE} sets")
+    expiry = sealer.expiry(int(now))
+    if expiry is not None and expiry <= now:
+        return NotSealed("expire= is in the past")
     results = _own_results(message, sealer.authserv_id)
     if results is None:
         return NotSealed(f"no Authentication-Results of {sealer.authserv_id}")
@@ -183,8 +191,9 @@ def _sign_message(message: AuthenticatedMessage, sealer: Sealer, instance: int, 
     ]
     if sealer.timestamps:
         tags.append((b"t", b"%d" % now))
-    if sealer.expire_seconds is not None:
-        tags.append((b"x", b"%d" % (now + sealer.expire_seconds)))
+    expiry = sealer.expiry(now)
+    if expiry is not None:
+        tags.append((b"x", b"%d" % expiry))
     text = fold_tags(AMS_NAME, ((b"a", sealer.key.algorithm),), tags)
     digest = signed_digest(message, AMS_NAME, text.value, names, Canonicalization.RELAXED)
     return text.with_signature(sealer.key.sign(digest), fold_base64=sealer.fold_base64)

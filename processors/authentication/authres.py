@@ -23,7 +23,8 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]+")
 _ADDRESS: Final = re.compile(r"[!#$%&'*+/=?^_`{|}~0-9A-Za-z.-]*@[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*")
 _KEYWORD: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
 _USUAL_KEYWORDS: Final = frozenset(
-    "spf dkim dmarc arc smtp header policy mailfrom helo from d i s a b oldest-pass remote-ip".split()
+    {"spf", "dkim", "dmarc", "arc", "smtp", "header", "policy", "mailfrom", "helo", "from", "d", "i", "s", "a", "b"}
+    | {"oldest-pass", "remote-ip"}
 )
 _MAX_VALUE: Final = 400
 _MAX_REASON: Final = 200
@@ -37,7 +38,8 @@ def render_authentication_results(authserv_id: str, results: Iterable[AuthResult
     if not (authserv_id and authserv_id.isascii() and authserv_id.isprintable()):
         raise ValueError(f"not an authserv-id: {authserv_id!r}")
     blocks = [block for result in results if (block := render_result(result))]
-    identity = quote_value(authserv_id)
+    # RFC 8601 2.2: a token or a quoted string; unlike the value of a property it can't be a bare address.
+    identity = authserv_id if _TOKEN.fullmatch(authserv_id) else _quoted(authserv_id, _MAX_VALUE)
     if not blocks:
         return f"{identity}; none"
     return identity + "".join(f";\n\t{block}" for block in blocks)

@@ -12,7 +12,6 @@ be read, judge_origin() says Origin.DOUBTFUL.
 
 from __future__ import annotations
 
-import re
 from enum import Enum
 from typing import Final
 
@@ -20,20 +19,10 @@ from msgspec import Struct
 
 from ..results import AuthResult, Property, Result
 from .domain_names import a_label_domain
+from .structured_field import KEYWORD, LAX_VALUE, NUMBER, TOKEN, Cursor, UnreadableError
 
 MAX_LENGTH: Final = 64 * 1024
 MAX_RESULTS: Final = 100
-
-_SPACE: Final = re.compile(rb"[ \t\r\n]*")
-_IN_COMMENT: Final = re.compile(rb"[^()\\]+|\\.", re.DOTALL)
-_QUOTED: Final = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
-#: RFC 2045 token; octets above ASCII are let through to be judged by name (RFC 8616 5.1).
-_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`{|}~0-9A-Za-z\x80-\xff-]+")
-_KEYWORD: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_-]*")
-_NUMBER: Final = re.compile(rb"[0-9]{1,9}")
-#: A value as programs write it: base64, addresses, ``<>``, IPv6, all unquoted.
-_LAX_VALUE: Final = re.compile(rb'[^\x00-\x20\x7f;()"\\]+')
-_ESCAPED: Final = re.compile(rb"\\(.)", re.DOTALL)
 
 _RESULTS: Final = {result.value: result for result in Result} | {
     "tmperror": Result.TEMPERROR,  # Exim (dkim.c)
@@ -60,26 +49,22 @@ class AuthenticationResultsField(Struct, frozen=True, kw_only=True):
     unknown: tuple[str, ...] = ()
 
 
-class _UnreadableError(Exception):
-    """Ends a reading; never leaves this module."""
-
-
 def judge_origin(value: bytes, authserv_id: str) -> Origin:
     """Whether a field with this value claims to be from authserv_id.
 
     FOREIGN only for an id that reads clearly and cannot be taken for ours: RFC 8601 5
     wants every field gone that claims our id, and a reader may be laxer than we are.
     """
-    cursor = _Cursor(value[:MAX_LENGTH])
+    cursor = Cursor(value[:MAX_LENGTH])
     try:
         cursor.skip_cfws()
-        found = _comparable(cursor.value(_TOKEN))
+        found = comparable_id(cursor.value(TOKEN))
         cursor.skip_cfws()
         if cursor.number() is not None:
             cursor.skip_cfws()
-    except _UnreadableError:
+    except UnreadableError:
         return Origin.DOUBTFUL
-    if found is not None and found == _comparable(authserv_id.encode()):
+    if found is not None and found == comparable_id(authserv_id.encode()):
         return Origin.OURS
     if found is None or not (cursor.at_end() or cursor.peek() == b";"):
         # No id at all ("spf=pass ..."), "example.org/1", "other example.org": who knows what others read there.
@@ -87,7 +72,7 @@ def judge_origin(value: bytes, authserv_id: str) -> Origin:
     return Origin.FOREIGN
 
 
-def _comparable(identity: bytes) -> bytes | None:
+def comparable_id(identity: bytes) -> bytes | None:
     """An id for comparison: a domain in A-labels, else in lower case; None where it is neither."""
     domain = a_label_domain(identity)
     if domain is not None:
@@ -100,8 +85,8 @@ def parse_authentication_results(value: bytes) -> AuthenticationResultsField | N
     if len(value) > MAX_LENGTH:
         return None
     try:
-        return _read_field(_Cursor(value))
-    except _UnreadableError:
+        return _read_field(Cursor(value))
+    except UnreadableError:
         return None
 
 
@@ -109,25 +94,18 @@ def parse_arc_authentication_results(value: bytes) -> tuple[int, AuthenticationR
     """Read an ARC-Authentication-Results field: its instance, and what follows (RFC 8617 4.1.1)."""
     if len(value) > MAX_LENGTH:
         return None
-    cursor = _Cursor(value)
+    cursor = Cursor(value)
     try:
-        for mark in (b"i", b"="):
-            cursor.skip_cfws()
-            cursor.require(mark)
-        cursor.skip_cfws()
-        instance = int(cursor.match(_NUMBER))
-        cursor.skip_cfws()
-        cursor.require(b";")
-        return instance, _read_field(cursor)
-    except _UnreadableError:
+        return cursor.instance(), _read_field(cursor)
+    except UnreadableError:
         return None
 
 
-def _read_field(cursor: _Cursor) -> AuthenticationResultsField:
+def _read_field(cursor: Cursor) -> AuthenticationResultsField:
     results: list[AuthResult] = []
     unknown: list[str] = []
     cursor.skip_cfws()
-    identity = cursor.value(_TOKEN)
+    identity = cursor.value(TOKEN)
     cursor.skip_cfws()
     version = cursor.number()
     cursor.skip_cfws()
@@ -136,10 +114,10 @@ def _read_field(cursor: _Cursor) -> AuthenticationResultsField:
         if cursor.at_end() or cursor.peek() == b";":
             continue
         if len(results) + len(unknown) >= MAX_RESULTS:
-            raise _UnreadableError
+            raise UnreadableError
         _read_result(cursor, results, unknown)
     if not cursor.at_end():
-        raise _UnreadableError
+        raise UnreadableError
     return AuthenticationResultsField(
         authserv_id=_text(identity),
         version=1 if version is None else version,
@@ -148,32 +126,32 @@ def _read_field(cursor: _Cursor) -> AuthenticationResultsField:
     )
 
 
-def _read_result(cursor: _Cursor, results: list[AuthResult], unknown: list[str]) -> None:
-    method = _text(cursor.match(_KEYWORD)).lower()
+def _read_result(cursor: Cursor, results: list[AuthResult], unknown: list[str]) -> None:
+    method = _text(cursor.match(KEYWORD)).lower()
     cursor.skip_cfws()
     if method == "none" and (cursor.at_end() or cursor.peek() == b";"):
         return
     if cursor.take(b"/"):
         cursor.skip_cfws()
-        cursor.match(_NUMBER)
+        cursor.match(NUMBER)
         cursor.skip_cfws()
     cursor.require(b"=")
     cursor.skip_cfws()
-    word = _text(cursor.match(_KEYWORD)).lower()
+    word = _text(cursor.match(KEYWORD)).lower()
     cursor.skip_cfws()
     reason = ""
     properties: list[Property] = []
     while not cursor.at_end() and cursor.peek() != b";":
-        name = _text(cursor.match(_KEYWORD))
+        name = _text(cursor.match(KEYWORD))
         cursor.skip_cfws()
         ptype = ""
         if cursor.take(b"."):
             cursor.skip_cfws()
-            ptype, name = name, _text(cursor.match(_KEYWORD))
+            ptype, name = name, _text(cursor.match(KEYWORD))
             cursor.skip_cfws()
         cursor.require(b"=")
         cursor.skip_cfws()
-        found = cursor.value(_LAX_VALUE)
+        found = cursor.value(LAX_VALUE)
         if not ptype and name.lower() == "reason":
             reason = _text(found)
         elif ptype:
@@ -188,74 +166,3 @@ def _read_result(cursor: _Cursor, results: list[AuthResult], unknown: list[str])
 
 def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "replace")
-
-
-class _Cursor:
-    """A position in a value; each step forward, none back."""
-
-    __slots__ = ("_value", "position")
-
-    def __init__(self, value: bytes) -> None:
-        self._value = value
-        self.position = 0
-
-    def at_end(self) -> bool:
-        return self.position >= len(self._value)
-
-    def peek(self) -> bytes:
-        return self._value[self.position : self.position + 1]
-
-    def take(self, octet: bytes) -> bool:
-        if self.peek() != octet:
-            return False
-        self.position += 1
-        return True
-
-    def require(self, octet: bytes) -> None:
-        if not self.take(octet):
-            raise _UnreadableError
-
-    def match(self, pattern: re.Pattern[bytes]) -> bytes:
-        match = pattern.match(self._value, self.position)
-        if match is None:
-            raise _UnreadableError
-        self.position = match.end()
-        return match[0]
-
-    def number(self) -> int | None:
-        match = _NUMBER.match(self._value, self.position)
-        if match is None:
-            return None
-        self.position = match.end()
-        return int(match[0])
-
-    def value(self, bare: re.Pattern[bytes]) -> bytes:
-        """A bare value, or a quoted string, unescaped and unfolded; ``"local part"@domain`` is one value, too."""
-        quoted = _QUOTED.match(self._value, self.position)
-        if quoted is None:
-            return self.match(bare)
-        self.position = quoted.end()
-        found = _ESCAPED.sub(rb"\1", quoted[1].replace(b"\r", b"").replace(b"\n", b""))
-        return found + self.match(bare) if self.peek() == b"@" and bare is _LAX_VALUE else found
-
-    def skip_cfws(self) -> None:
-        """Skip white space and comments, which nest (RFC 5322 3.2.2)."""
-        value, end = self._value, len(self._value)
-        depth = 0
-        while self.position < end:
-            if not depth:
-                space = _SPACE.match(value, self.position)
-                self.position = space.end() if space is not None else self.position
-                if not self.take(b"("):
-                    return
-                depth = 1
-            elif (match := _IN_COMMENT.match(value, self.position)) is not None:
-                self.position = match.end()
-            elif self.take(b"("):
-                depth += 1
-            elif self.take(b")"):
-                depth -= 1
-            else:
-                raise _UnreadableError  # a backslash at the very end
-        if depth:
-            raise _UnreadableError

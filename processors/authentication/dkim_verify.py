@@ -30,8 +30,9 @@ class DkimResult(AuthResult, frozen=True, kw_only=True):
     """The outcome for one DKIM-Signature; without any there is one result ``none``.
 
     domain (``d=``), selector, identity (``i=``, or its default ``@d``), algorithm and
-    b_prefix are empty where the field could not be read. testing is ``t=y`` of the key:
-    such a message is to be treated as if unsigned (RFC 6376 3.6.1). body_length is
+    b_prefix are empty where the field could not be read. testing is ``t=y`` of the key
+    (RFC 6376 3.6.1): the result is what was found, and identifiers() in evaluation.py
+    says what DMARC makes of it. body_length is
     ``l=``: what follows that many bytes is not signed.
     """
 

@@ -26,27 +26,30 @@ from .verification import verify_signatures
 
 
 class DmarcSettings(Struct, frozen=True, kw_only=True):
-    """How DMARC is evaluated; see evaluate_dmarc()."""
+    """How DMARC is evaluated; see evaluate_dmarc(), and identifiers() for count_test_keys."""
 
     discovery: Literal["tree-walk", "public-suffix-list"] = "tree-walk"
     organizational_domain: Callable[[str], str] | None = None
     several_authors: Literal["permerror", "strictest"] = "permerror"
     trusted_sealers: tuple[str, ...] = ()
+    count_test_keys: bool = True
 
 
 class Evaluation(Struct, frozen=True, kw_only=True):
-    """What was found. spf and dmarc are None where they were not looked at."""
+    """What was found. spf and dmarc are None where they were not looked at; so is spf_helo, that of HELO besides."""
 
     spf: SpfResult | None
     dkim: tuple[DkimResult, ...]
     arc: ArcResult
     dmarc: DmarcResult | None
+    spf_helo: SpfResult | None = None
 
     @property
     def results(self) -> tuple[AuthResult, ...]:
         """All of them, in the order of Exim's ``${authresults}``."""
         return (
             *(() if self.spf is None else (self.spf,)),
+            *(() if self.spf_helo is None else (self.spf_helo,)),
             *self.dkim,
             *(() if self.dmarc is None else (self.dmarc,)),
             self.arc,
@@ -71,12 +74,14 @@ def evaluate_message(
     client_address: str = "",
     minimum_rsa_bits: int = 1024,
     dmarc: DmarcSettings | None = None,
+    spf_helo: SpfResult | None = None,
     also: Collection[BodyHashRequest] = (),
 ) -> Evaluation:
     """Verify the signatures and evaluate DMARC with the given SPF result.
 
     now is Unix time, deadline a time.monotonic() value. spf is None for a message that
-    came from nowhere (local submission); dmarc None leaves DMARC out. also is that of
+    came from nowhere (local submission); dmarc None leaves DMARC out. spf_helo is passed on
+    to the results: DMARC does not look at it (RFC 9989 4.4). also is that of
     verify_signatures().
     """
     dkim, arc = verify_signatures(
@@ -92,7 +97,7 @@ def evaluate_message(
     if dmarc is not None:
         result = evaluate_dmarc(
             message.values(b"from"),
-            identifiers=identifiers(spf, dkim),
+            identifiers=identifiers(spf, dkim, count_test_keys=dmarc.count_test_keys),
             resolver=resolver,
             deadline=deadline,
             discovery=dmarc.discovery,
@@ -103,13 +108,24 @@ def evaluate_message(
             reason = find_trusted_seal(arc, result.author_domain, dmarc.trusted_sealers)
             if reason:
                 result = override_dmarc(result, kind="trusted_forwarder", reason=reason)
-    return Evaluation(spf=spf, dkim=tuple(dkim), arc=arc, dmarc=result)
+    return Evaluation(spf=spf, dkim=tuple(dkim), arc=arc, dmarc=result, spf_helo=spf_helo)
 
 
-def identifiers(spf: SpfResult | None, dkim: Sequence[DkimResult]) -> list[Identifier]:
-    """What DMARC compares with the author domain: SPF's domain and each signature's ``d=``; passes come first."""
+def identifiers(spf: SpfResult | None, dkim: Sequence[DkimResult], *, count_test_keys: bool = True) -> list[Identifier]:
+    """What DMARC compares with the author domain: SPF's domain and each signature's ``d=``; passes come first.
+
+    A key with ``t=y`` (RFC 6376 3.6.1): the letter has such mail treated as unsigned, so
+    that a failing test does no harm. A passing one is counted all the same unless
+    count_test_keys is false, as all known receivers do: the flag is left standing for
+    years, and under p=reject the letter would refuse mail that proved its origin. A
+    failing one counts for nothing in any case.
+    """
     found = [] if spf is None else [Identifier("spf", spf.domain, spf.result)]
-    found += [Identifier("dkim", result.domain, result.result) for result in dkim if result.domain]
+    found += [
+        Identifier("dkim", result.domain, result.result)
+        for result in dkim
+        if result.domain and (count_test_keys or not result.testing)
+    ]
     return sorted(found, key=lambda identifier: identifier.result is not Result.PASS)
 
 

@@ -65,7 +65,8 @@ class KeyRecord(Struct, frozen=True):
     """A usable key record.
 
     hashes is None where the record does not limit them; bits is the size of an RSA
-    modulus, 256 for Ed25519. testing and strict are the flags ``y`` and ``s`` of ``t=``.
+    modulus, 256 for Ed25519. testing and strict are the flags ``y`` and ``s`` of ``t=``; what the
+    first one means is decided by who uses the result (see identifiers() in evaluation.py).
     """
 
     key_type: KeyType
@@ -264,3 +265,17 @@ def load_signing_key(path: str) -> SigningKey:
         return parse_signing_key(pem)
     except ConfigError as error:
         raise ConfigError(f"private key {path}: {error.reason}") from error
+
+
+def key_from_file(path: str) -> SigningKey:
+    """As load_signing_key(), but the key is kept until its file changes: for names that come from a table."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise ConfigError(f"private key {path}: {error.strerror}") from error
+    return _key_of_file(path, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@lru_cache(maxsize=256)
+def _key_of_file(path: str, *_identity: int) -> SigningKey:
+    return load_signing_key(path)

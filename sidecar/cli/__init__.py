@@ -57,6 +57,7 @@ class _Commands(click.Group):
             return None
         module, name = COMMANDS[cmd_name].split(":")
         command: click.Command = getattr(importlib.import_module(f".{module}", __name__), name)
+        _keep_lines(command)
         return command
 
     def resolve_command(
@@ -69,6 +70,13 @@ class _Commands(click.Group):
             if near:
                 raise click.UsageError(f"No such command '{args[0]}'. Did you mean '{near[0]}'?", ctx) from error
             raise
+
+
+def _keep_lines(command: click.Command) -> None:
+    r"""Make of ``\b`` in help texts, which are raw strings, the backspace by which click leaves lines as they are."""
+    command.help = (command.help or "").replace("\\b\n", "\b\n")
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        _keep_lines(inner)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

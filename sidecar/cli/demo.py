@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -157,13 +158,15 @@ def _print_pointers(console: Console, finished: demonstration.Demonstration) -> 
     console.print(Text("Everything lies in ").append(terminal.escape(place), "bold"))
     first = next((output for shown in finished.shown for output in shown.outputs), None)
     corrupt = next((shown for shown in finished.shown if shown.state == "corrupt"), None)
+    # As it was called: in a checkout it is on nobody's path.
+    respool = "respool" if shutil.which("respool") is not None else shlex.quote(sys.argv[0])
     commands: list[tuple[str, str]] = []
     if first is not None:
-        commands.append((f"respool show {shlex.quote(first.path)}", "one message as requeued"))
+        commands.append((f"{respool} show {shlex.quote(first.path)}", "one message as requeued"))
     commands += [
-        (f"respool list {shlex.quote(place)}/spool", "all of them, as mailq would"),
+        (f"{respool} list {shlex.quote(place)}/spool", "all of them, as mailq would"),
         (
-            f"respool auth {shlex.quote(place)}/spool/input --zone {shlex.quote(place)}/dns.zone",
+            f"{respool} auth {shlex.quote(place)}/spool/input --zone {shlex.quote(place)}/dns.zone",
             "what the next hop will find: our seal",
         ),
     ]

@@ -21,6 +21,8 @@ from ...lookups.zone import ZoneResolver
 from ...processors.authentication.dmarc_discovery import Discovery, DmarcZone, TreeWalk
 from ...processors.authentication.dmarc_record import DmarcRecord, usable_uris
 from ...processors.authentication.domain_names import a_label_domain
+from .dmarc_history import history
+from .dmarc_mistakes import find_mistakes
 from .terminal import escape
 
 _DEADLINE_SECONDS: Final = 60.0
@@ -35,7 +37,10 @@ _FAILURE_OPTIONS: Final = {
 
 @click.group()
 def dmarc() -> None:
-    """Look at DMARC records."""
+    """Look at DMARC records, and at the history of what was evaluated."""
+
+
+dmarc.add_command(history)
 
 
 @dmarc.command()
@@ -48,15 +53,22 @@ def check(domain: str, *, zone: str | None, as_json: bool) -> None:
     if author is None:
         raise click.BadParameter("not a domain name", param_hint="DOMAIN")
     resolver: Resolver = DnsResolver() if zone is None else ZoneResolver.from_file(zone)
-    names = DmarcZone(resolver, time.monotonic() + _DEADLINE_SECONDS)
+    deadline = time.monotonic() + _DEADLINE_SECONDS
+    names = DmarcZone(resolver, deadline)
     found = TreeWalk(names).discover(author)
     exists = names.exists(author)
+    mistakes = find_mistakes(found, resolver, deadline=deadline)
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.encode(describe(found, exists=exists)) + b"\n")
+        document = {**describe(found, exists=exists), "warnings": mistakes}
+        sys.stdout.buffer.write(msgspec.json.encode(document) + b"\n")
         return
     console = Console(highlight=False)
     for line in explain(found, exists=exists):
         console.print(Text(escape(line)))
+    if mistakes:
+        console.print("\nTo look at:")
+    for mistake in mistakes:
+        console.print(Text(escape(f"  {mistake}")))
 
 
 def describe(found: Discovery, *, exists: bool) -> dict[str, Any]:

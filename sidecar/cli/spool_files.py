@@ -76,16 +76,15 @@ def _search(directory: str, below: str, depth: int) -> Iterator[Place]:
     with os.scandir(directory) as entries:
         listed = list(entries)
     folders = [entry.name for entry in listed if entry.is_dir(follow_symlinks=False)]
-    if "input" in folders and not below:
-        # An Exim spool: its own queue and the named ones.
-        folders = ["input", *(name for name in folders if os.path.isdir(os.path.join(directory, name, "input")))]
     for entry in listed:
         message_id = _id_of(entry.name)
         if message_id is not None and entry.is_file(follow_symlinks=False):
             yield Place(message_id, directory, below)
     if depth:
         for name in folders:
-            if name not in _PASSED_OVER and not name.startswith("."):
+            # A named queue of Exim may be called like anything.
+            is_queue = os.path.isdir(os.path.join(directory, name, "input"))
+            if is_queue or (name not in _PASSED_OVER and not name.startswith(".")):
                 yield from _search(os.path.join(directory, name), os.path.join(below, name), depth - 1)
 
 
@@ -141,9 +140,14 @@ class OpenMessage:
         os.close(self._descriptor)
 
 
+def read_eml_bytes(path: str) -> bytes:
+    """The whole of a message file without an envelope, as it is."""
+    return _read_whole(path, LARGEST_HEADER_FILE)
+
+
 def read_eml(path: str) -> tuple[tuple[Header, ...], bytes]:
     """(header fields, body) of a message file without an envelope, both with LF line ends."""
-    content = _read_whole(path, LARGEST_HEADER_FILE).replace(b"\r\n", b"\n")
+    content = read_eml_bytes(path).replace(b"\r\n", b"\n")
     headers: list[Header] = []
     position = 0
     while (found := _FIELD.match(content, position)) is not None:

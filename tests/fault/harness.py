@@ -119,8 +119,11 @@ zone_file = "/dev/null"
         }
 
 
-def run(setup: Setup, fault: Fault | None = None) -> tuple[int, int]:
-    """Run the sidecar once in a child, with a fault: exit code (negative: signal), durable calls made."""
+def run(setup: Setup, fault: Fault | None = None, *, synced: bool = False) -> tuple[int, int]:
+    """Run the sidecar once in a child, with a fault: exit code (negative: signal), durable calls made.
+
+    synced lets it wait for the disk: nothing else here cuts the power.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -128,7 +131,7 @@ def run(setup: Setup, fault: Fault | None = None) -> tuple[int, int]:
         try:
             os.close(reader)
             calls = _install(fault, writer)
-            code = _sidecar(setup)
+            code = _sidecar(setup, synced=synced)
             os.write(writer, b"%d" % calls())
         except ConfigError:
             code = 78
@@ -143,13 +146,13 @@ def run(setup: Setup, fault: Fault | None = None) -> tuple[int, int]:
     return os.waitstatus_to_exitcode(status), int(text or b"0")
 
 
-def _sidecar(setup: Setup) -> int:
+def _sidecar(setup: Setup, *, synced: bool) -> int:
     log.configure(level=50, terminal=False)
     worker._PAUSE = 0.02
-    # Nothing here cuts the power: that an fsync is asked for matters, not the disk's time for it.
-    os.fsync = _no_sync
-    durable.sync_file_system = _no_sync
-    lmdb.open = partial(_open_unsynced, lmdb.open)
+    if not synced:
+        setattr(os, "fsync", _no_sync)  # noqa: B010 typed otherwise
+        setattr(durable, "sync_file_system", _no_sync)  # noqa: B010
+        setattr(lmdb, "open", partial(_open_unsynced, lmdb.open))  # noqa: B010
     prepared = prepare(setup.config)
     return make_worker(prepared, log.get(), once=True, trace=False).run()
 

@@ -115,6 +115,6 @@ dane_smtp:
     (requeued,) = exim.pairs()
     exim.deliver(requeued)
     assert [sent.recipients for sent in smtp_sink.messages] == [(b"<b@plain.example>",)]
-    log = (exim.log_directory / "mainlog").read_text()
+    log = exim.log()
     assert "a@usable.example" in log
     assert "DANE error" in log

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import msgspec
 import pytest
 
@@ -14,6 +15,7 @@ from respool.processors.api import Defer, Proceed
 from respool.processors.arc_seal import ArcSeal, ArcSealKey, Config
 from respool.processors.authentication.arc_verify import ArcResult
 from respool.processors.authentication.message import AuthenticatedMessage
+from respool.processors.authentication.seal_specification import parse_specification
 from respool.processors.authentication.verification import verify_signatures
 from respool.processors.edits import AddHeader
 from respool.processors.results import Result
@@ -193,3 +195,103 @@ def test_what_is_no_key_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo", 0o600)
     with pytest.raises(ConfigError, match="not a regular file"):
         ArcSeal(config(str(tmp_path / "fifo")))
+
+
+def sealing_table(directory: Path, lines: dict[bytes, bytes]) -> str:
+    path = str(directory / "seal.mdb")
+    environment = lmdb.open(path, subdir=False, map_size=1 << 20)
+    with environment.begin(write=True) as transaction:
+        for key, value in lines.items():
+            transaction.put(key, value)
+    environment.close()
+    return f"partial0-lmdb*;{path}"
+
+
+def ams_of(message: Message, verdict: object) -> bytes:
+    return AuthenticatedMessage.from_message(applied(message, verdict)).named(b"arc-message-signature")[0].value
+
+
+def test_a_table_chooses_the_key_by_recipient_domain(key_file: str, tmp_path: Path) -> None:
+    other = write_key(tmp_path / "ed.pem", pem(ed25519_private_key()))
+    table = sealing_table(
+        tmp_path,
+        {b"example.net": b"tenant.example : ed : %b : expire=+60" % other.encode(), b"*.example.com": b"nonsense"},
+    )
+    processor = ArcSeal(config(key_file, key_table=table))
+    message = spool_message((OURS, *FIELDS))
+    value = ams_of(message, processor.process(message, context(zone())))
+    assert b"d=tenant.example" in value
+    assert b"s=ed;" in value
+    assert b"a=ed25519-sha256" in value
+    assert b"x=%d" % (NOW + 60) in value
+    elsewhere = spool_message((OURS, *FIELDS), recipients=(b"bob@elsewhere.example",))
+    assert b"d=sealer.example" in ams_of(elsewhere, processor.process(elsewhere, context(zone())))
+    broken = spool_message((OURS, *FIELDS), recipients=(b"bob@lists.example.com",))
+    verdict = processor.process(broken, context(zone()))
+    assert isinstance(verdict, Defer)
+    assert "nonsense" in verdict.reason
+
+
+def test_a_key_that_the_table_names_is_read_anew_when_its_file_changes(key_file: str, tmp_path: Path) -> None:
+    path = tmp_path / "rotating.pem"
+    write_key(path, pem(rsa_private_key()))
+    table = sealing_table(tmp_path, {b"example.net": b"tenant.example:s:%b" % str(path).encode()})
+    processor = ArcSeal(config(key_file, key_table=table))
+    message = spool_message((OURS, *FIELDS))
+    assert b"a=rsa-sha256" in ams_of(message, processor.process(message, context(zone())))
+    new = tmp_path / "new.pem"
+    write_key(new, pem(ed25519_private_key()))
+    new.rename(path)
+    assert b"a=ed25519-sha256" in ams_of(message, processor.process(message, context(zone())))
+    path.unlink()
+    assert isinstance(processor.process(message, context(zone())), Defer)
+
+
+@pytest.mark.parametrize(
+    ("options", "expiry"),
+    [
+        ("timestamps", None),
+        ("timestamps, expire", NOW + 30 * 86400),
+        ("expire=+3600", NOW + 3600),
+        ("expire=+0", NOW + 30 * 86400),
+        (f"expire={NOW + 5}", NOW + 5),
+    ],
+)
+def test_exims_option_words(key_file: str, options: str, expiry: int | None) -> None:
+    message = spool_message((OURS, *FIELDS))
+    value = ams_of(message, ArcSeal(config(key_file, options=options)).process(message, context(zone())))
+    assert b"t=%d" % NOW in value
+    assert (b"x=%d" % expiry in value) if expiry else (b"x=" not in value)
+
+
+def test_an_expiry_in_the_past_makes_no_seal(key_file: str) -> None:
+    message = spool_message((OURS, *FIELDS))
+    verdict = ArcSeal(config(key_file, options="expire=1000")).process(message, context(zone()))
+    assert isinstance(verdict, Proceed)
+    assert not verdict.edits
+    assert verdict.reason == "not sealed: expire= is in the past"
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("options", "expires"),
+        ("options", "expire="),
+        ("options", "expire=+x"),
+        ("options", "timestamp"),
+        ("key_table", "/etc/mail/seal.mdb"),
+    ],
+)
+def test_bad_options_and_tables_are_refused(key_file: str, key: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ArcSeal(config(key_file, **{key: text}))
+    assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a.example:s", "a.example:s:relative.pem", "a:s:/k", "a.example:s s:/k", "a.example:s:/k:expired", ":::"],
+)
+def test_bad_specifications_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_specification(text)

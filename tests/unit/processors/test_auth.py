@@ -214,3 +214,54 @@ def test_the_suffix_list_is_read_from_a_file(tmp_path: Any) -> None:
     verdict = _run(message, zone, dmarc="public-suffix-list", public_suffix_list=str(file))
     dmarc = next(result for result in verdict.results if isinstance(result, DmarcResult))
     assert (dmarc.status, dmarc.organizational_domain) == ("quarantine", "example.co.uk")
+
+
+RECEIVED_SPF = (
+    b"Received-SPF: softfail (mx.example.org: a comment)\n\tclient-ip=192.0.2.1; envelope-from=bounce@example.com;\n"
+    b"\thelo=mail.example.com;\n"
+)
+FROM = b"From: A <a@example.com>\n"
+
+
+def test_a_trusted_received_spf_is_taken_if_it_is_about_this_envelope() -> None:
+    spf = _spf(_run(make_message([RECEIVED_SPF, FROM]), trust_received_spf=True))
+    assert spf is not None
+    assert (spf.result, spf.domain, spf.scope) == (Result.SOFTFAIL, "example.com", "mailfrom")
+    untrusted = _spf(_run(make_message([RECEIVED_SPF, FROM])))
+    assert untrusted is not None
+    assert untrusted.result is Result.PASS
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        RECEIVED_SPF.replace(b"192.0.2.1", b"192.0.2.2"),
+        RECEIVED_SPF.replace(b"client-ip=192.0.2.1; ", b""),
+        RECEIVED_SPF.replace(b"bounce@", b"other@"),
+        RECEIVED_SPF.replace(b"softfail", b"superb"),
+        RECEIVED_SPF.replace(b"comment)", b"comment"),
+        b"Received-SPF: pass " + b"(" * 5000 + b"\n",
+    ],
+)
+def test_a_received_spf_about_something_else_is_passed_over(field: bytes) -> None:
+    spf = _spf(_run(make_message([field, RECEIVED_SPF, FROM]), trust_received_spf=True))
+    assert spf is not None
+    assert spf.result is Result.PASS  # asked anew; not the next field either
+
+
+def test_a_received_spf_of_a_bounce_is_about_helo() -> None:
+    field = b"Received-SPF: fail client-ip=192.0.2.1; envelope-from=<>; helo=mail.example.com\n"
+    spf = _spf(_run(make_message([field, FROM], sender=b""), trust_received_spf=True))
+    assert spf is not None
+    assert (spf.result, spf.domain, spf.scope) == (Result.FAIL, "mail.example.com", "helo")
+
+
+def test_helo_is_checked_beside_mail_from_and_dmarc_does_not_use_it() -> None:
+    zone = {**_ZONE, "mail.example.com": {"TXT": (b"v=spf1 a:mail.example.com -all",), "A": ("192.0.2.1",)}}
+    verdict = _run(make_message(sender=b"x@elsewhere.example"), zone, check_helo=True)
+    found = [(result.scope, result.result) for result in verdict.results if isinstance(result, SpfResult)]
+    assert found == [("mailfrom", Result.NONE), ("helo", Result.PASS)]
+    dmarc = next(result for result in verdict.results if isinstance(result, DmarcResult))
+    assert dmarc.result is Result.FAIL
+    bounce = _run(make_message(sender=b""), zone, check_helo=True)
+    assert len([result for result in bounce.results if result.method == "spf"]) == 1

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 
 from respool.requeue import ledger as ledgers
@@ -173,3 +174,21 @@ def test_processes_grow_the_map_under_each_other(state: StateDirectory, monkeypa
 def test_keys_sort_by_id_and_hold_any_recipient() -> None:
     assert len(key_of(ID, 7, b"x" * 100000)) == 23 + 8 + 16
     assert key_of(ID, 7, b"a") != key_of(ID, 7, b"b") != key_of(ID, 8, b"b")
+
+
+def test_after_a_failed_write_the_file_is_opened_anew(
+    state: StateDirectory, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = claim(state, 1)
+    ledger.put(mine, 7, RECIPIENTS[:1])
+    before = ledger._owned._environment
+
+    def panic(_transaction: Any) -> None:
+        raise lmdb.PanicError("meta page")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ledgers, "commit", panic)
+        with pytest.raises(LedgerError):
+            ledger.put(mine, 7, RECIPIENTS)
+    assert ledger._owned._environment is not before
+    assert ledger.put(mine, 7, RECIPIENTS) == set(RECIPIENTS)

@@ -116,12 +116,30 @@ zone_file = "/dev/null"
         return message_id
 
     def run(self) -> int:
+        """As the program does it: in a process of its own. A ConfigError in it is raised here."""
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            code = 99
+            try:
+                code = self._run()
+            except ConfigError as error:
+                os.write(writer, str(error).encode())
+                code = 78
+            finally:
+                os._exit(code)
+        os.close(writer)
+        with os.fdopen(reader) as pipe:
+            text = pipe.read()
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code == 78:
+            raise ConfigError(text)
+        return code
+
+    def _run(self) -> int:
         log.configure(level=50, terminal=False)
         prepared = prepare(load(str(self.file), Config))
-        try:
-            return make_worker(prepared, log.get(), once=True, trace=False).run()
-        finally:
-            prepared.close()
+        return make_worker(prepared, log.get(), once=True, trace=False).run()
 
     def published(self) -> list[str]:
         return sorted(path.name[:-2] for path in self.input.glob("*-H"))

@@ -11,6 +11,7 @@ from respool.processors.authentication.authres_parse import (
     parse_arc_authentication_results,
     parse_authentication_results,
 )
+from respool.processors.authentication.authserv import results_of
 from respool.processors.results import AuthResult, Property, Result
 from respool.spool.envelope import Header
 
@@ -185,3 +186,22 @@ def test_arc_authentication_results() -> None:
 @pytest.mark.parametrize("value", [b"", b"lists.example; spf=pass", b"i=; x; none", b"i=1 x; none", b"i=1;"])
 def test_no_arc_authentication_results(value: bytes) -> None:
     assert parse_arc_authentication_results(value) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "configured", "same"),
+    [
+        (b"MX.Example.net", "mx.example.net", True),
+        (b"mx.example.net.", "mx.example.net", True),
+        ("mx.b\u00fccher.example".encode(), "mx.xn--bcher-kva.example", True),
+        (b"mx.xn--bcher-kva.example", "mx.B\u00dcCHER.example", True),
+        (b'"mx.example.net"', "mx.example.net", True),
+        (b"(a comment) mx.example.net 1", "mx.example.net", True),
+        (b"mx.example.network", "mx.example.net", False),
+        (b"example.net", "mx.example.net", False),
+    ],
+)
+def test_both_readers_compare_ids_in_one_way(written: bytes, configured: str, same: bool) -> None:
+    value = b" " + written + b"; spf=pass smtp.mailfrom=example.org"
+    assert judge_origin(value, configured) is (Origin.OURS if same else Origin.FOREIGN)
+    assert (results_of(value, configured.encode()) is not None) is same

@@ -8,7 +8,14 @@ import pytest
 
 from respool.processors.authentication.arc_seal import ArcSetFields, Sealer, seal
 from respool.processors.authentication.arc_verify import ArcResult
-from respool.processors.authentication.evaluation import DmarcSettings, Evaluation, evaluate_message, is_trusted
+from respool.processors.authentication.dkim_verify import DkimResult
+from respool.processors.authentication.evaluation import (
+    DmarcSettings,
+    Evaluation,
+    evaluate_message,
+    identifiers,
+    is_trusted,
+)
 from respool.processors.authentication.keys import SigningKey, public_record
 from respool.processors.authentication.message import AuthenticatedMessage
 from respool.processors.results import Result
@@ -119,3 +126,9 @@ def test_trouble_names_what_another_attempt_may_tell() -> None:
 def test_without_sets_nobody_is_asked() -> None:
     assert not is_trusted("", ["", "."])
     assert _evaluate(_plain(), "lists.example").arc == ArcResult(result=Result.NONE)
+
+
+def test_a_key_in_test_mode_counts_for_dmarc_unless_told_otherwise() -> None:
+    tested = DkimResult(result=Result.PASS, domain="example.org", testing=True)
+    assert [each.domain for each in identifiers(None, [tested])] == ["example.org"]
+    assert identifiers(None, [tested], count_test_keys=False) == []

@@ -1,0 +1,116 @@
+"""What there is, is documented; and what is documented, is there."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import respool
+from respool.errors import RespoolError
+from respool.processors import registry
+from respool.sidecar.config import Config
+
+from .command_line import document
+from .settings import page
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+ROOMS = ("errors", "spool", "lookups", "processors", "requeue", "sidecar")
+LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
+
+
+def pages() -> dict[Path, str]:
+    """Every document of the checkout."""
+    found = [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md"), *CHECKOUT.glob("*/README.md")]
+    found += CHECKOUT.glob("samples/*/README.md")
+    return {path: path.read_text() for path in found if "demo" not in path.relative_to(CHECKOUT).parts}
+
+
+def log_events() -> dict[str, str]:
+    """Every event that the code logs, with the file where it does."""
+    found: dict[str, str] = {}
+    for room in ROOMS:
+        for path in (CHECKOUT / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                    continue
+                named = ast.unparse(node.func.value)
+                if node.func.attr in LEVELS and re.search(r"\blog$|_log$", named) and node.args:
+                    first = node.args[0]
+                    choices = [first.body, first.orelse] if isinstance(first, ast.IfExp) else [first]
+                    for event in choices:
+                        assert isinstance(event, ast.Constant), f"{path}:{node.lineno}: an event's name is a constant"
+                        found[str(event.value)] = str(path.relative_to(CHECKOUT))
+    return found
+
+
+def test_every_processor_has_a_page() -> None:
+    index = (CHECKOUT / "docs" / "processors.md").read_text()
+    for name in registry.known():
+        assert (CHECKOUT / "docs" / "processors" / f"{name}.md").exists(), f"docs/processors/{name}.md is missing"
+        assert f"(processors/{name}.md)" in index, f"docs/processors.md does not name {name}"
+
+
+@pytest.mark.parametrize("name", sorted(registry.known()))
+def test_every_setting_of_a_processor_is_on_its_page(name: str) -> None:
+    text = (CHECKOUT / "docs" / "processors" / f"{name}.md").read_text()
+    for setting in registry.find(name).config_type.__struct_encode_fields__:
+        assert f"`{setting}`" in text or re.search(rf"\b{setting} = ", text), f"{name}: {setting}"
+
+
+@pytest.mark.parametrize("name", sorted(registry.known()))
+def test_tables_of_settings_are_as_the_structs_have_them(name: str) -> None:
+    assert (CHECKOUT / "docs" / "processors" / f"{name}.md").read_text() == page(name), "python -m tests.docs.settings"
+
+
+def test_every_setting_of_the_configuration_is_explained() -> None:
+    page = (CHECKOUT / "docs" / "configuration.md").read_text()
+    for setting in Config.__struct_encode_fields__:
+        assert f"`{setting}`" in page, setting
+
+
+def test_every_log_event_is_explained_and_no_other() -> None:
+    page = (CHECKOUT / "docs" / "log-events.md").read_text()
+    documented = set(re.findall(r"(?m)^\| `([a-z_]+\.[a-z_]+)` \|", page))
+    assert documented == set(log_events())
+
+
+def errors() -> Iterator[type[RespoolError]]:
+    for package in pkgutil.walk_packages(respool.__path__, "respool."):
+        if ".samples" not in package.name and not package.name.endswith(("__main__", "pytest_plugin")):
+            importlib.import_module(package.name)
+    waiting = [RespoolError]
+    while waiting:
+        error = waiting.pop()
+        yield error
+        waiting += error.__subclasses__()
+
+
+def test_every_error_is_explained() -> None:
+    page = (CHECKOUT / "errors" / "README.md").read_text()
+    for error in errors():
+        if error.__module__.startswith("respool.") and not error.__name__.startswith("_"):
+            assert f"`{error.__name__}`" in page, error
+
+
+def test_the_command_line_is_what_its_page_says() -> None:
+    assert (CHECKOUT / "docs" / "command-line.md").read_text() == document(), (
+        "python -m tests.docs.command_line > docs/command-line.md"
+    )
+
+
+def test_links_lead_somewhere() -> None:
+    for path, text in pages().items():
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+            if "://" not in target:
+                assert (path.parent / target).exists(), f"{path.relative_to(CHECKOUT)}: {target}"
+
+
+def test_every_room_has_a_readme() -> None:
+    for room in ("spool", "lookups", "processors", "requeue", "sidecar", "errors", "samples", "tests", "benchmarks"):
+        assert (CHECKOUT / room / "README.md").exists(), room

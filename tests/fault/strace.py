@@ -1,0 +1,124 @@
+"""Faults at the real boundary: strace kills the sidecar at, or fails, the n-th system call of a kind.
+
+The sidecar's child stops itself when it has imported everything, strace attaches, and only
+then it goes on: so the counts begin with its first own call. It works in one thread (strace
+counts by thread), with the same code as the program.
+
+Diagnostics: StraceError when strace can't attach; RuntimeError for a run that ends in an exception.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from respool import ConfigError
+from respool.sidecar import log, worker
+from respool.sidecar.supervisor import make_worker, prepare
+
+from .harness import Setup
+
+#: Whatever changes a file system, or makes a change durable. openat counts where it creates.
+CALLS = (
+    "openat", "mkdirat", "mkdir", "linkat", "renameat2", "renameat", "rename", "unlinkat", "unlink", "rmdir", "write",
+    "pwrite64", "pwritev", "fchown", "fchmod", "fsync", "fdatasync", "msync", "syncfs", "ftruncate",
+    "copy_file_range", "ioctl",
+)  # fmt: skip
+_CREATING = re.compile(rb"^\d*\s*openat\(.*O_CREAT")
+
+
+class StraceError(Exception):
+    """strace is not there, or may not attach."""
+
+
+class CallFault(Struct, frozen=True):
+    """At the number-th call (from 1) of this name: SIGKILL, or this error in its place."""
+
+    call: str
+    number: int
+    error: str = ""
+
+    def expression(self) -> str:
+        what = f"error={self.error}" if self.error else "signal=KILL"
+        return f"inject={self.call}:{what}:when={self.number}"
+
+
+def run(setup: Setup, *arguments: str) -> int:
+    """Run the sidecar once in one thread, with strace attached if it gets arguments; the exit code."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            if arguments:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            code = _drain(setup)
+        except ConfigError:
+            code = 78
+        finally:
+            os._exit(code)
+    tracer: subprocess.Popen[bytes] | None = None
+    if arguments:
+        os.waitpid(child, os.WUNTRACED)
+        tracer = subprocess.Popen(["strace", "-qq", "-f", "-p", str(child), *arguments], stderr=subprocess.DEVNULL)
+        _wait_until_traced(child, tracer)
+        os.kill(child, signal.SIGCONT)
+    _, status = os.waitpid(child, 0)
+    if tracer is not None:
+        tracer.wait()
+    return os.waitstatus_to_exitcode(status)
+
+
+def _wait_until_traced(child: int, tracer: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 10
+    while time.monotonic() < end and tracer.poll() is None:
+        if not re.search(r"TracerPid:\t0\n", Path(f"/proc/{child}/status").read_text()):
+            return
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    raise StraceError("strace does not attach")
+
+
+def _drain(setup: Setup) -> int:
+    """What Worker.run(once) does, in this thread alone."""
+    log.configure(level=50, terminal=False)
+    worker._PAUSE = 0.01
+    prepared = prepare(setup.config)
+    one: Any = make_worker(prepared, log.get(), once=True, trace=False)
+    one._attempt(one._recover_all)
+    one._attempt(one._scan)
+    one._attempt(one._retry_deferred)
+    end = time.monotonic() + 2
+    while (one._intake.waiting() or one._waiting) and time.monotonic() < end:
+        if one._intake.waiting():
+            item, wait = one._intake.take()
+            one._take_up(item, wait)
+        one._go_on_waiting(time.monotonic() + 1)
+    return 75 if one._waiting else 0
+
+
+def count(setup: Setup, trace: Path) -> dict[str, list[int]]:
+    """The numbers of the calls by name that a run without faults makes and that change something."""
+    code = run(setup, "-o", str(trace), "-e", f"trace={','.join(CALLS)}")
+    assert code == 0, code
+    seen: Counter[str] = Counter()
+    numbers: dict[str, list[int]] = {}
+    for line in trace.read_bytes().splitlines():
+        match = re.match(rb"^\d*\s*([a-z0-9]+)\(", line)
+        if match is None:
+            continue
+        name = match[1].decode()
+        seen[name] += 1
+        if name == "openat" and not _CREATING.match(line):
+            continue
+        if name == "ioctl" and b"FICLONE" not in line:
+            continue
+        numbers.setdefault(name, []).append(seen[name])
+    return numbers

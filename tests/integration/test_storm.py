@@ -1,0 +1,64 @@
+"""Fifty kills at random beside a live Exim that delivers: each message once. For ``make campaign``."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from .conftest import EximFactory
+from .sidecar import Sidecar
+
+pytestmark = [
+    pytest.mark.exim,
+    pytest.mark.campaign,
+    pytest.mark.skipif(not os.environ.get("RESPOOL_CAMPAIGN"), reason="takes minutes: make campaign"),
+]
+
+MESSAGE = b"From: a@sender.example\r\nSubject: storm\r\nMessage-ID: <%d@storm.example>\r\n\r\none line\r\n"
+COUNT = int(os.environ.get("RESPOOL_STORM_MESSAGES", "1000"))
+KILLS = int(os.environ.get("RESPOOL_STORM_KILLS", "50"))
+
+
+def test_a_storm_of_kills_delivers_each_message_once(start_exim: EximFactory) -> None:
+    exim = start_exim(queue="scan", run_interval="1s", main="queue_run_max = 2")
+    sidecar = Sidecar(
+        exim, source="queue", processors='[[processor]]\nuse = "headers"\n'
+        'config = { add = [{ name = "X-Checked", value = "yes" }] }\n',
+    )  # fmt: skip
+    with exim.client() as client:
+        for number in range(COUNT):
+            client.send(MESSAGE % number, recipients=["a@file.example"], sender="s@sender.example")
+    assert len(exim.pairs("scan")) == COUNT
+    chance = random.Random(20261122)
+    killed_at_work = 0
+    for _ in range(KILLS):
+        before = len(exim.pairs("scan"))
+        sidecar.start()
+        end = time.monotonic() + 30
+        wanted = chance.randrange(0, max(2, 2 * COUNT // KILLS))
+        while len(exim.pairs("scan")) > before - wanted and time.monotonic() < end and before >= wanted:
+            time.sleep(chance.uniform(0, 0.01))
+        sidecar.kill()
+        killed_at_work += bool(sidecar.in_state("work"))
+    sidecar.start()
+    end = time.monotonic() + 300
+    while (exim.pairs("scan") or exim.pairs() or sidecar.in_state("work")) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert sidecar.stop() == 0
+    exim.run_queue(force=True)
+    counts = Counter(
+        delivery.content.partition(b"Message-ID: <")[2].partition(b"@")[0] for delivery in exim.deliveries()
+    )
+    sys.stderr.write(
+        f"{COUNT} messages, {KILLS} kills, {killed_at_work} of them with messages in work: "
+        f"{len(counts)} delivered, {sum(1 for n in counts.values() if n > 1)} twice\n"
+    )
+    assert len(counts) == COUNT
+    assert set(counts.values()) == {1}
+    for state in ("work", "deferred", "held", "corrupt"):
+        assert sidecar.in_state(state) == []
