@@ -455,8 +455,9 @@ class Supervisor:
             if code in {0, 1, 75} and (self._once or self._stopping):
                 self._worst = max(self._worst, code if self._once else 0)
             elif not self._stopping:
-                event = "endpoint.died" if number == _ENDPOINT else "worker.died"
-                self._log.error(event, number=number, exit_code=code)
+                self._log.error(
+                    "endpoint.died" if number == _ENDPOINT else "worker.died", number=number, exit_code=code
+                )
                 self._due[number] = time.monotonic() + _RESTART_WAIT
 
     def _tell_manager(self) -> None:
