@@ -18,10 +18,10 @@ def serve(config: Config) -> None:
     host, _ = parse_address(config.web.listen, "$.web.listen")
     app = make_app(config)
     listener = listen(config.web.listen, "$.web.listen")
-    logger = log.get()
+    the_log = log.get()
     if not is_loopback(host):
-        logger.warning("web.exposed", listen=config.web.listen, advice="put a proxy that speaks TLS before it")
-    logger.info("web.started", listen=config.web.listen)
+        the_log.warning("web.exposed", listen=config.web.listen, advice="put a proxy that speaks TLS before it")
+    the_log.info("web.started", listen=config.web.listen)
     settings = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, date_header=True, proxy_headers=False,
         lifespan="off", limit_concurrency=64, timeout_keep_alive=15, timeout_graceful_shutdown=3,
@@ -31,4 +31,4 @@ def serve(config: Config) -> None:
         uvicorn.Server(settings).run(sockets=[listener])
     finally:
         listener.close()
-    logger.info("web.stopped")
+    the_log.info("web.stopped")
