@@ -75,7 +75,9 @@ use = "{directory}/judge.py:Judge"
                  f"{len(subject) + 10:03d}  Subject: {subject}", ""]  # fmt: skip
         source = self.directory / "source"
         (source / message_id.data_name).write_text(f"{message_id}-D\nHello.\n")
-        (source / message_id.header_name).write_text("\n".join(lines))
+        # The sidecar is running: -H appears whole.
+        (source / ".new").write_text("\n".join(lines))
+        (source / ".new").rename(source / message_id.header_name)
 
     def get(self, path: str) -> tuple[int, str]:
         try:

@@ -104,7 +104,8 @@ use = "{directory}/judge.py:Judge"
         )
         source = self.directory / "source"
         (source / message_id.data_name).write_bytes(message_id.data_name.encode() + b"\n" + body)
-        (source / message_id.header_name).write_bytes(content)
+        (source / ".new").write_bytes(content)
+        (source / ".new").rename(source / message_id.header_name)
         return message_id
 
     def drain(self) -> None:
