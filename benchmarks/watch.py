@@ -122,7 +122,6 @@ def scans() -> None:
             if len(directory.list().pairs) != count:
                 sys.exit("the scan found something else")
             best = float("inf")
-            listing = directory.list()
             for _ in range(3):
                 started = time.process_time()
                 directory.list()

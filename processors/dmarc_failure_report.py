@@ -148,11 +148,13 @@ class DmarcFailureReport(Processor[Config]):
             return "", "dmarc"
         if "1" in options and not (dmarc.alignment.spf and dmarc.alignment.dkim):
             return "", "dmarc"
+        # The first is the one that DMARC is about; HELO's may follow.
+        spf = next((result for result in context.results if isinstance(result, SpfResult)), None)
         for result in context.results:
             if "d" in options and isinstance(result, DkimResult) and result.domain and result.result in _FAILED_DKIM:
                 return "", "bodyhash" if "body" in result.reason.lower() else "signature"
-            if "s" in options and isinstance(result, SpfResult) and result.result in _FAILED_SPF:
-                return "", "spf"
+        if "s" in options and spf is not None and spf.result in _FAILED_SPF:
+            return "", "spf"
         return f"fo={':'.join(options)} does not ask for it", "dmarc"
 
     def _send(

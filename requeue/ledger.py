@@ -307,8 +307,7 @@ class _File:
 
     def change(self, work: Callable[[Any], Any]) -> Any:
         """Work's answer, given a transaction that is committed on return; work may run more than once."""
-        mine = _Request(work)
-        group: list[_Request] = []
+        mine, group = _Request(work), list[_Request]()
         with self._condition:
             self._waiting.append(mine)
             while self._busy and not mine.done:

@@ -30,12 +30,12 @@ def verify_headers(data: bytes, position: int, file: str) -> None:
     Only follows the lengths; read_headers() makes the values.
     """
     lengths = _canonical_lengths
-    start, end = position, len(data)
+    start, end, key_length = position, len(data), _PREFIX_LENGTH + 1
     # A prefix at the very end stands alone.
     last = end - _PREFIX_LENGTH
     while position < last:
         try:
-            position += lengths[data[position : position + _PREFIX_LENGTH + 1]]
+            position += lengths[data[position : position + key_length]]
         except KeyError:
             _, position = _read_record(SpoolText(data, file), position)
     if position != end:

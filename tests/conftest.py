@@ -99,6 +99,16 @@ def absent_needs(item: pytest.Item) -> Iterator[tuple[str, str, str]]:
         yield "suites", missing, _GET_SUITES
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, not skip, what only ``make campaign`` runs."""
+    if os.environ.get("RESPOOL_CAMPAIGN"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("campaign") is not None]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item.get_closest_marker("campaign") is None]
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for need, missing, remedy in absent_needs(item):

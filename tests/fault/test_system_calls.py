@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ from .test_every_step import CASES, Case, _make
 pytestmark = [
     pytest.mark.campaign,
     pytest.mark.system("strace"),
-    pytest.mark.skipif(not os.environ.get("RESPOOL_CAMPAIGN"), reason="takes minutes: make campaign"),
 ]
 
 ERRORS = ("", "EIO", "ENOSPC", "EACCES", "EMFILE")

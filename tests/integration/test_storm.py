@@ -16,7 +16,6 @@ from .sidecar import Sidecar
 pytestmark = [
     pytest.mark.exim,
     pytest.mark.campaign,
-    pytest.mark.skipif(not os.environ.get("RESPOOL_CAMPAIGN"), reason="takes minutes: make campaign"),
 ]
 
 MESSAGE = b"From: a@sender.example\r\nSubject: storm\r\nMessage-ID: <%d@storm.example>\r\n\r\none line\r\n"
