@@ -31,7 +31,7 @@ _MOST_RECENT: Final = 50
 _LONGEST_TEXT: Final = 500
 _GONE: Final = frozenset({"requeued", "discarded"})
 
-Answer = Literal["proceed", "freeze", "discard", "defer", "hold", "split", "failed", "passed over"]
+Answer = Literal["proceed", "freeze", "discard", "defer", "hold", "bounce", "split", "failed", "passed over"]
 
 
 class Durations(Struct, frozen=True):
@@ -191,12 +191,12 @@ def ran(traced: Traced) -> Ran:
                 answer = "passed over"
             case api.Split():
                 answer = "split"
-            case api.Proceed() | api.Freeze() | api.Discard() | api.Defer() | api.Hold() as verdict:
+            case api.Proceed() | api.Freeze() | api.Discard() | api.Defer() | api.Hold() | api.Bounce() as verdict:
                 answer, reason = _answer(verdict), verdict.reason
     return Ran(traced.processor, answer, round(traced.seconds, 6), reason)
 
 
-def _answer(verdict: api.Proceed | api.Freeze | api.Discard | api.Defer | api.Hold) -> Answer:
+def _answer(verdict: api.Proceed | api.Freeze | api.Discard | api.Defer | api.Hold | api.Bounce) -> Answer:
     match verdict:
         case api.Proceed():
             return "proceed"
@@ -208,6 +208,8 @@ def _answer(verdict: api.Proceed | api.Freeze | api.Discard | api.Defer | api.Ho
             return "defer"
         case api.Hold():
             return "hold"
+        case api.Bounce():
+            return "bounce"
 
 
 def _shortened(ended: Ended) -> Ended:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -330,6 +331,7 @@ def test_forms_of_others_do_nothing(page: Page, site: Site) -> None:
     (name,) = (path.name for path in (site.directory / "state" / "held").iterdir())
     log_in(page, site)
     page.goto(f"{site.url}/queue/held/{name}")
+    cookie: Any
     (cookie,) = page.context.cookies()
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
     token = page.locator("input[name=token]").first.input_value()
@@ -355,6 +357,7 @@ def test_forms_of_others_do_nothing(page: Page, site: Site) -> None:
 
 def test_names_are_checked_before_they_are_paths(page: Page, site: Site) -> None:
     log_in(page, site)
+    cookie: Any
     (cookie,) = page.context.cookies()
     session = f"{cookie['name']}={cookie['value']}"
     for path in ("/queue/nowhere", "/queue/held/..%2f..%2fledger", "/queue/../held/x", "/queue/held/1aaaaa-00000000000-0000.1",
