@@ -76,7 +76,7 @@ lock:
 	build/lock/bin/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-header \
 		-o requirements/run.txt pyproject.toml
 	build/lock/bin/uv pip compile --quiet --upgrade --python-version 3.11 --generate-hashes --no-header \
-		--extra dev -o requirements/dev.txt pyproject.toml
+		--all-extras -o requirements/dev.txt pyproject.toml
 
 clean:
 	rm -rf .venv build dist demo htmlcov .coverage .coverage.* *.egg-info

@@ -30,12 +30,17 @@ class Fresh(Struct, Generic[Value], frozen=True):
 
 
 class CacheStatistics(Struct, frozen=True):
-    """Counts since the start; shared are questions that waited for another thread's."""
+    """Counts since the start; shared are questions that waited for another thread's.
+
+    failures are questions that nobody answered; seconds is the time spent asking.
+    """
 
     hits: int
     misses: int
     shared: int
     size: int
+    failures: int = 0
+    seconds: float = 0.0
 
 
 class _Pending(Generic[Value]):
@@ -58,7 +63,8 @@ class AnswerCache(Generic[Value]):
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, tuple[float, Value | DnsTemporaryError]] = OrderedDict()
         self._pending: dict[Hashable, _Pending[Value]] = {}
-        self._hits = self._misses = self._shared = 0
+        self._hits = self._misses = self._shared = self._failures = 0
+        self._seconds = 0.0
 
     def get_or_ask(
         self,
@@ -102,10 +108,12 @@ class AnswerCache(Generic[Value]):
         return self._ask(key, mine, ask, failure_ttl)
 
     def _ask(self, key: Hashable, mine: _Pending[Value], ask: Callable[[], Fresh[Value]], failure_ttl: float) -> Value:
+        started = self._clock()
         try:
             fresh = ask()
         except DnsTemporaryError as error:
             mine.error = error
+            self._failures += 1
             self._keep(key, error, failure_ttl)
             raise
         else:
@@ -114,6 +122,7 @@ class AnswerCache(Generic[Value]):
             return fresh.value
         finally:
             with self._lock:
+                self._seconds += self._clock() - started
                 del self._pending[key]
             mine.asking.release()
 
@@ -135,4 +144,6 @@ class AnswerCache(Generic[Value]):
     def statistics(self) -> CacheStatistics:
         """Return a snapshot of the counts."""
         with self._lock:
-            return CacheStatistics(self._hits, self._misses, self._shared, len(self._kept))
+            return CacheStatistics(
+                self._hits, self._misses, self._shared, len(self._kept), self._failures, round(self._seconds, 6)
+            )

@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import threading
 import time
+import zlib
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -32,7 +33,7 @@ from ..spool.editing import with_id
 from ..spool.header_file import parse_header_file, render_header_file
 from ..spool.ids import IdMinter, MessageId
 from ..spool.journal import merge_journal
-from ..spool.locks import lock_directory
+from ..spool.locks import lock_directory, lock_number
 from ..spool.message import Message
 from . import log
 from .config import BatchConfig
@@ -40,6 +41,8 @@ from .pipeline import Pipeline, Traced
 from .pipeline_setup import build_steps, make_pipeline
 
 STAGING: Final = ".respool"
+#: Kept while workers of several machines write: see process_once().
+LOCKS: Final = "locks"
 _CHUNK: Final = 32
 _NOTE: Final = "-parts"
 _PARENT_SECONDS: Final = 0.5
@@ -78,6 +81,7 @@ class Batch:
 
     def __init__(self, source: str, destination: str, config: BatchConfig, *, dry_run: bool = False) -> None:
         self._dry_run = dry_run
+        self._locks: int | None = None
         self._source = MessageDirectory(source)
         self._steps = build_steps(config.processor)
         self._pipeline: Pipeline = make_pipeline(config, self._steps)
@@ -98,6 +102,35 @@ class Batch:
         if not self._dry_run:
             self._destination.close()
             os.close(self._staging)
+        if self._locks is not None:
+            os.close(self._locks)
+
+    def process_once(self, found: Found) -> Report:
+        """Process a message that another machine may have begun, finished, or even have in hand.
+
+        One at a time, by a lock that ends with its holder; what is in DEST is done.
+        """
+        try:
+            if self._locks is None:
+                self._locks = os.open(
+                    LOCKS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, durable.FILE_MODE, dir_fd=self._staging
+                )
+            # A descriptor of its own: two threads share the locks of one.
+            descriptor = os.open(LOCKS, os.O_RDWR | os.O_CLOEXEC, dir_fd=self._staging)
+            try:
+                lock_number(descriptor, zlib.crc32(found.id.encode()))
+                path = _header_path(found)
+                if durable.exists(path, at=self._destination.descriptor) is not None:
+                    return Report(id=str(found.id), state="written", reason="done before", outputs=(path,))
+                note = found.id + _NOTE
+                if durable.exists(note, at=self._staging) is not None:
+                    _remove_parts(self._staging, note, self._destination.descriptor)
+                    durable.unlink(note, at=self._staging)
+                return self.process(found).report
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            return Report(id=str(found.id), state="failed", reason=str(error))
 
     def process(self, found: Found) -> Handled:
         """Process one message, and write the result unless this is a dry run."""
@@ -241,8 +274,11 @@ def own(destination: str) -> Generator[None]:
         os.close(descriptor)
 
 
-def survey(source: str, destination: str, *, resume: bool, dry_run: bool) -> list[Found]:
+def survey(source: str, destination: str, *, resume: bool, dry_run: bool, shared: bool = False) -> list[Found]:
     """What is left to do, oldest first; makes DEST. Raises ConfigError.
+
+    shared: workers elsewhere may still have messages in hand, so nothing is cleaned up
+    here: process_once() does it, message by message.
 
     Without resume DEST must not hold messages yet: which of them are results nobody could say.
     """
@@ -263,7 +299,7 @@ def survey(source: str, destination: str, *, resume: bool, dry_run: bool) -> lis
         raise ConfigError(f"{destination}: {error.strerror}") from error
     try:
         done = {found.id for found in target.list().pairs}
-        if resume:
+        if resume and not shared:
             done -= _clean_up(target, done)
     finally:
         target.close()
@@ -284,19 +320,32 @@ def _clean_up(target: MessageDirectory, done: set[MessageId]) -> set[MessageId]:
             if not name.endswith(_NOTE):
                 continue
             if name.removesuffix(_NOTE) not in done:
-                for text in read_file(name, at=staging).decode("ascii", "replace").split():
-                    # A torn note names nothing that was written: its part ids come after it.
-                    with contextlib.suppress(ValueError):
-                        message_id = MessageId(text)
-                        removed.add(message_id)
-                        for path in occupants(target.descriptor, message_id):
-                            durable.unlink(path, at=target.descriptor)
+                removed |= _remove_parts(staging, name, target.descriptor)
         # Notes only now: a kill between here and there is like one before.
         for name in list_names(staging):
-            durable.unlink(name, at=staging)
+            if name != LOCKS:
+                durable.unlink(name, at=staging)
     finally:
         os.close(staging)
     return removed
+
+
+def _remove_parts(staging: int, note: str, target: int) -> set[MessageId]:
+    """Remove from DEST what a note says was being written; the ids."""
+    removed: set[MessageId] = set()
+    for text in read_file(note, at=staging).decode("ascii", "replace").split():
+        # A torn note names nothing that was written: its part ids come after it.
+        with contextlib.suppress(ValueError):
+            message_id = MessageId(text)
+            removed.add(message_id)
+            for path in occupants(target, message_id):
+                durable.unlink(path, at=target)
+    return removed
+
+
+def _header_path(found: Found) -> str:
+    prefix = f"{found.id.split_directory}/" if found.subdirectory else ""
+    return prefix + found.id.header_name
 
 
 def run(
@@ -308,12 +357,12 @@ def run(
         workers, mp_context=context, initializer=_start, initargs=(source, destination, config)
     ) as pool:
         pending: set[concurrent.futures.Future[list[Report]]] = set()
-        chunks = _chunks(work)
-        for chunk in islice(chunks, workers * 4):
+        pieces = chunks(work)
+        for chunk in islice(pieces, workers * 4):
             pending.add(pool.submit(_process_chunk, chunk))
         while pending:
             done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
-            for chunk in islice(chunks, len(done)):
+            for chunk in islice(pieces, len(done)):
                 pending.add(pool.submit(_process_chunk, chunk))
             for future in done:
                 try:
@@ -323,17 +372,30 @@ def run(
 
 
 def finish(destination: str) -> None:
-    """Make everything durable and remove the empty staging directory."""
+    """Make everything durable and remove the staging directory, with what workers that died left in it."""
     descriptor = durable.open_directory(destination)
     try:
         durable.sync_file_system(descriptor)
+        if durable.exists(f"{STAGING}/{LOCKS}", at=descriptor) is not None:
+            _clear_staging(descriptor)
         with contextlib.suppress(OSError):
             durable.remove_directory(STAGING, at=descriptor)
     finally:
         os.close(descriptor)
 
 
-def _chunks(work: Iterable[Found]) -> Iterator[list[Found]]:
+def _clear_staging(destination: int) -> None:
+    staging = durable.open_directory(STAGING, at=destination)
+    try:
+        for name in list_names(staging):
+            with contextlib.suppress(FileNotFoundError):
+                durable.unlink(name, at=staging)
+    finally:
+        os.close(staging)
+
+
+def chunks(work: Iterable[Found]) -> Iterator[list[Found]]:
+    """The work in pieces that are worth sending to another process."""
     iterator = iter(work)
     while chunk := list(islice(iterator, _CHUNK)):
         yield chunk

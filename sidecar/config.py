@@ -168,6 +168,42 @@ class HeldSection(_Section, frozen=True, kw_only=True):
     ] = None
 
 
+class MetricsSection(_Section, frozen=True, kw_only=True):
+    """Where the sidecar answers Prometheus and health checks: docs/metrics.md."""
+
+    listen: Annotated[
+        str,
+        Meta(description="Address and port for /metrics, /health and /ready, as 127.0.0.1:9610; empty: none."),
+    ] = ""
+
+
+class WebSection(_Section, frozen=True, kw_only=True):
+    """The web page of ``respool web``: docs/web.md."""
+
+    listen: Annotated[
+        str, Meta(description="Address and port. Off this machine only behind a proxy that speaks TLS.")
+    ] = "127.0.0.1:9611"
+    operators: Annotated[
+        tuple[str, ...],
+        Meta(description="Dovecot's names of those who may log in; anybody else is refused, whatever the password."),
+    ] = ()
+    dovecot_socket: Annotated[
+        str,
+        Meta(description="Dovecot's auth socket: a path, or host and port with a space between; empty: not asked."),
+    ] = ""
+    dovecot_tls: Annotated[bool, Meta(description="TLS to Dovecot's auth service on host and port.")] = False
+    dovecot_ca_file: Annotated[
+        str, Meta(description="Whom to trust then; empty for the certificates of the system.")
+    ] = ""
+    password_file: Annotated[
+        str, Meta(description="File of names and hashed passwords, of `respool web --hash`, instead of Dovecot.")
+    ] = ""
+    secure_cookie: Annotated[
+        bool, Meta(description="Send the session's cookie over HTTPS only: for a proxy that speaks TLS.")
+    ] = False
+    session_minutes: Annotated[_Positive, Meta(description="An idle session ends after so long.")] = 30.0
+
+
 class DnsSection(_Section, frozen=True, kw_only=True):
     """Where DNS is asked."""
 
@@ -251,6 +287,8 @@ class Config(PipelineConfig, frozen=True, kw_only=True):
     ledger: LedgerSection = LedgerSection()
     deferral: DeferralSection = DeferralSection()
     held: HeldSection = HeldSection()
+    metrics: MetricsSection = MetricsSection()
+    web: WebSection = WebSection()
 
 
 class BatchConfig(PipelineConfig, frozen=True, kw_only=True):
@@ -269,6 +307,8 @@ class BatchConfig(PipelineConfig, frozen=True, kw_only=True):
     ledger: Any = None
     deferral: Any = None
     held: Any = None
+    metrics: Any = None
+    web: Any = None
 
 
 _Type = TypeVar("_Type", bound=PipelineConfig)
@@ -314,7 +354,7 @@ _UNKNOWN: Final = re.compile(r"unknown field `([^`]*)`")
 _SECTIONS: Final = (
     Config, ExportSource, QueueSource, DirectorySource, SpoolRequeue, DirectoryRequeue, SmtpRequeue, EximSection,
     DnsSection,
-    LedgerSection, DeferralSection, HeldSection, ProcessorEntry, When,
+    LedgerSection, DeferralSection, HeldSection, MetricsSection, WebSection, ProcessorEntry, When,
 )  # fmt: skip
 
 

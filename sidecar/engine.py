@@ -39,9 +39,15 @@ _FAILURES: Final = frozenset({"deferred", "held", "corrupt"})
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """What became of one message, for whoever wants to show it to a person."""
+    """What became of one message, for whoever wants to show it to a person.
+
+    seconds is the time from claim to end, requeue_seconds the part after the decision.
+    """
 
     id: MessageId
+    claim: int
+    seconds: float
+    requeue_seconds: float
     state: State
     outcome: Outcome
     published: tuple[Published, ...]
@@ -60,6 +66,7 @@ class Engine:
         observe: bool = False,
         trace: bool = False,
         report: Callable[[Report], None] | None = None,
+        report_recovered: Callable[[Job, tuple[Published, ...], float], None] | None = None,
         ledger: Ledger | None = None,
         hold_after_seconds: float = 96 * 3600.0,
         quoters: frozenset[str] | None = None,
@@ -74,6 +81,7 @@ class Engine:
         self._observe = observe
         self._trace = trace
         self._report_to = report
+        self._report_recovered_to = report_recovered
 
     def handle(self, job: Job, phase: Phase, *, why: Why = "claimed") -> State:
         """Bring a job in this phase to its end."""
@@ -86,15 +94,24 @@ class Engine:
                 plan = self._left_over(job, error)
                 return self._report(Outcome(plan=plan, trace=()), (), log, time.monotonic() - started)
             log.info("message.requeued", outputs=_names(published), recovered=True)
+            if self._report_recovered_to is not None:
+                self._report_recovered_to(job, published, time.monotonic() - started)
             return "requeued"
         outcome = self._decide(job, phase, log, why)
+        decided = time.monotonic()
         try:
             published = self._hand_back.carry_out(job, outcome.plan)
         except LeftOverError as error:
             outcome, published = msgspec.structs.replace(outcome, plan=self._left_over(job, error)), ()
-        state = self._report(outcome, published, log, time.monotonic() - started)
+        ended = time.monotonic()
+        state = self._report(outcome, published, log, ended - started)
         if self._report_to is not None:
-            self._report_to(Report(id=job.id, state=state, outcome=outcome, published=published))
+            self._report_to(
+                Report(
+                    id=job.id, claim=job.claim.number, seconds=ended - started, requeue_seconds=ended - decided,
+                    state=state, outcome=outcome, published=published,
+                )
+            )  # fmt: skip
         return state
 
     def _left_over(self, job: Job, error: LeftOverError) -> Plan:

@@ -17,7 +17,9 @@ from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
 from ..errors import PermanentError, ProcessorError, TemporaryError
+from ..lookups.cache import CacheStatistics
 from ..lookups.dns import Resolver
+from ..lookups.resolver import DnsResolver
 from ..processors import api
 from ..processors.conditions import Condition
 from ..processors.edits import Edit, apply, divide
@@ -166,6 +168,10 @@ class Pipeline:
         outputs = (*(self._output(message, part, now) for part in finished), *notices)
         requeue = Requeue(outputs=outputs, reason="; ".join(reasons), effects=tuple(effects))
         return Outcome(plan=requeue, trace=tuple(trace))
+
+    def dns_statistics(self) -> CacheStatistics | None:
+        """The counts of the resolver's cache; None for a resolver that has none."""
+        return self._resolver.statistics() if isinstance(self._resolver, DnsResolver) else None
 
     def backoff(self, attempt: int) -> float:
         """Seconds until the next attempt: doubling, with a jitter of a fifth so that a crowd spreads."""

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from ..requeue import durable
 from ..requeue.state import STATES, StateDirectory
+from .measure import Measured, Meter
 
 DIRECTORY: Final = "status"
 _MOST_ERRORS: Final = 10
@@ -56,13 +57,15 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     paused: str
     paused_since: float
     last_errors: tuple[Trouble, ...]
+    measured: Measured = Measured()
 
 
 class Reporter:
     """Writes the status of one worker."""
 
-    def __init__(self, state: StateDirectory, worker: int) -> None:
+    def __init__(self, state: StateDirectory, worker: int, meter: Meter | None = None) -> None:
         self._state, self._worker = state, worker
+        self._meter = meter or Meter()
         self._started = self._written = time.time()
         self._counted = 0
         self._errors: deque[Trouble] = deque(maxlen=_MOST_ERRORS)
@@ -70,12 +73,14 @@ class Reporter:
 
     def failed(self, error: str, message_id: str = "") -> None:
         """Remember an error."""
+        self._meter.failed()
         self._errors.append(Trouble(time.time(), message_id, error))
 
     def paused(self, reason: str) -> None:
         """The intake has stopped for this reason; "" for: it goes on."""
         if reason and not self._paused:
             self._paused_since = time.time()
+            self._meter.paused()
         self._paused = reason
 
     def write(self, *, waiting: int, in_hand: int, stuck: int, ended: Counter[str]) -> None:
@@ -87,7 +92,7 @@ class Reporter:
             in_hand=in_hand, stuck=stuck, states={name: self._length(name, now) for name in STATES},
             ended=dict(ended), per_second=round((total - self._counted) / max(now - self._written, 0.001), 3),
             paused=self._paused, paused_since=self._paused_since if self._paused else 0.0,
-            last_errors=tuple(self._errors),
+            last_errors=tuple(self._errors), measured=self._meter.snapshot(),
         )  # fmt: skip
         self._counted, self._written = total, now
         with contextlib.suppress(FileExistsError):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from functools import partial
@@ -29,6 +30,7 @@ from ..requeue.hand_back import HandBack
 from ..requeue.job import Job
 from ..requeue.ledger import Ledger, renew, restore
 from ..requeue.notify import Notifier, SocketThenCommand, Tell, tell_nobody
+from ..requeue.publish import Published
 from ..requeue.reading import read_asked_for
 from ..requeue.smtp import SmtpDestination, SmtpSettings
 from ..requeue.smtp_tls import make_context
@@ -36,9 +38,14 @@ from ..requeue.state import Claim, StateDirectory
 from ..requeue.target import Target
 from ..spool.sources import Kind, Source
 from .config import Config, DirectorySource, ExportSource, QueueSource, SmtpRequeue, SpoolRequeue
+from .endpoint import Health, serve
 from .engine import Engine, Report
+from .heartbeat import Heartbeats
+from .listening import listen
+from .measure import Ended, Meter, ran
 from .pipeline import Step
 from .pipeline_setup import build_steps, make_pipeline, make_resolver
+from .service_manager import ServiceManager
 from .worker import Worker
 
 Telling = Literal["nobody", "socket", "socket, then command", "command"]
@@ -48,6 +55,10 @@ _COPIED_EXPORT: Final = (
     "copies instead of linking, and nothing tells a finished copy from half of one"
 )
 _RESTART_WAIT: Final = 1.0
+#: Number of the child that answers over HTTP; workers count from 0.
+_ENDPOINT: Final = -1
+#: Seconds that a look at a very large directory may take.
+_LONGEST_LOOK: Final = 30.0
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
@@ -61,9 +72,12 @@ class Prepared(Struct, frozen=True, kw_only=True):
     steps: tuple[Step, ...]
     telling: Telling = "nobody"
     quoters: frozenset[str] | None = None
+    listener: socket.socket | None = None
 
     def close(self) -> None:
         """Close all directories."""
+        if self.listener is not None:
+            self.listener.close()
         self.source.close()
         if self.target is not None:
             self.target.close()
@@ -107,8 +121,16 @@ def _prepare(config: Config) -> Prepared:
     if source.kind == "export":
         _renew_ledger(config, state)
     telling, quoters = _ask_exim(config)
+    listener = listen(config.metrics.listen, "$.metrics.listen") if config.metrics.listen else None
     return Prepared(
-        config=config, state=state, source=source, target=target, steps=steps, telling=telling, quoters=quoters
+        config=config,
+        state=state,
+        source=source,
+        target=target,
+        steps=steps,
+        telling=telling,
+        quoters=quoters,
+        listener=listener,
     )
 
 
@@ -224,6 +246,7 @@ def make_worker(
     once: bool,
     trace: bool,
     report: Callable[[Report], None] | None = None,
+    beat: Callable[[], None] | None = None,
 ) -> Worker:
     """A worker on prepared directories; call it in the process that shall run it."""
     config = prepared.config
@@ -239,8 +262,21 @@ def make_worker(
         notes_vouched=isinstance(requeue, SmtpRequeue) and requeue.refused == "bounce",
     )
 
+    meter = Meter(dns=pipeline.dns_statistics)
     tell, stop_telling = _make_tell(prepared)
     destination = _make_destination(prepared, log)
+
+    def measure(reported: Report) -> None:
+        meter.ended(_ended(reported), requeue_seconds=reported.requeue_seconds)
+        if report is not None:
+            report(reported)
+
+    def measure_recovered(job: Job, published: tuple[Published, ...], seconds: float) -> None:
+        ended = Ended(
+            id=str(job.id), claim=job.claim.number, time=time.time(), state="requeued", seconds=round(seconds, 6),
+            outputs=tuple(str(one.id) for one in published), reason="published after an interruption",
+        )  # fmt: skip
+        meter.ended(ended, requeue_seconds=seconds)
 
     def run_effects(job: Job, effects: tuple[Effect, ...]) -> None:
         pipeline.run_effects(job.id, job.claim.number, effects, log)
@@ -267,7 +303,8 @@ def make_worker(
         is_export=prepared.source.kind == "export",
         observe=config.mode == "observe",
         trace=trace,
-        report=report,
+        report=measure,
+        report_recovered=measure_recovered,
         ledger=ledger,
         hold_after_seconds=config.deferral.hold_after_hours * 3600,
         quoters=prepared.quoters,
@@ -288,6 +325,8 @@ def make_worker(
         ledger=ledger,
         at_end=at_end,
         in_use=None if prepared.target is None else prepared.target.is_in_use,
+        meter=meter,
+        beat=beat,
         drop_after_seconds=None if config.held.drop_after_days is None else config.held.drop_after_days * 86400,
         watch_mode=config.watch,
     )
@@ -331,6 +370,19 @@ def _make_tell(prepared: Prepared) -> tuple[Tell, Callable[[], None]]:
     return SocketThenCommand(notifier, command).tell, command.close
 
 
+def _ended(report: Report) -> Ended:
+    return Ended(
+        id=str(report.id),
+        claim=report.claim,
+        time=time.time(),
+        state=report.state,
+        seconds=round(report.seconds, 6),
+        ran=tuple(map(ran, report.outcome.trace)),
+        outputs=tuple(str(published.id) for published in report.published),
+        reason=report.outcome.plan.reason,
+    )
+
+
 def _nothing() -> None:
     """Nothing to end."""
 
@@ -347,17 +399,27 @@ class Supervisor:
         self._due: dict[int, float] = {}
         self._stopping = False
         self._worst = 0
+        self._heartbeats = Heartbeats(prepared.config.workers)
+        # A processor may take its time, and a hung one costs its worker after twice that.
+        requeue = prepared.config.requeue
+        sending = requeue.message_seconds if isinstance(requeue, SmtpRequeue) else 0.0
+        self._silence = prepared.config.deadline_seconds * 2 + sending + _RESTART_WAIT + _LONGEST_LOOK
+        self._manager = ServiceManager()
+        self._is_ready = self._is_withheld = False
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT, or with once until the source is drained. Returns the exit code."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
+            if self._prepared.listener is not None and not self._once:
+                self._start(_ENDPOINT)
             for number in range(self._prepared.config.workers):
                 self._start(number)
             self._log.info("sidecar.started", workers=len(self._children), source=self._prepared.source.path,
                            exim_told_by=self._prepared.telling)  # fmt: skip
             while self._children or self._due:
                 self._react(signal.sigtimedwait(_SIGNALS, 0.5))
+                self._tell_manager()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         self._log.info("sidecar.stopped", exit_code=self._worst)
@@ -368,6 +430,7 @@ class Supervisor:
             self._stopping = True
             self._due.clear()
             self._log.info("sidecar.stopping", signal=signal.Signals(received.si_signo).name)
+            self._manager.stopping()
             for process in self._children:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGTERM)
@@ -392,8 +455,24 @@ class Supervisor:
             if code in {0, 1, 75} and (self._once or self._stopping):
                 self._worst = max(self._worst, code if self._once else 0)
             elif not self._stopping:
-                self._log.error("worker.died", number=number, exit_code=code)
+                self._log.error(
+                    "endpoint.died" if number == _ENDPOINT else "worker.died", number=number, exit_code=code
+                )
                 self._due[number] = time.monotonic() + _RESTART_WAIT
+
+    def _tell_manager(self) -> None:
+        """Ready once all workers have begun; pings while all of them give signs of life, and no longer."""
+        if not self._is_ready and not self._stopping and self._heartbeats.have_all_begun():
+            self._is_ready = True
+            self._manager.ready()
+        silent = [] if self._stopping else self._heartbeats.silent(self._silence)
+        if not silent:
+            self._is_withheld = False
+            self._manager.ping()
+        elif not self._is_withheld:
+            self._is_withheld = True
+            self._log.error("watchdog.withheld", workers=silent, seconds=self._silence)
+            self._manager.status(f"Workers {silent} give no sign of life")
 
     def _start(self, number: int) -> None:
         process = os.fork()
@@ -402,10 +481,16 @@ class Supervisor:
             return
         code = 70
         try:
-            code = self._work(number)
+            code = self._work(number) if number != _ENDPOINT else self._answer()
         finally:
             # Never back into the parent's stack: its finally blocks are not this process's.
             os._exit(code)
+
+    def _answer(self) -> int:
+        if self._prepared.listener is not None:
+            health = Health(self._prepared.config, self._heartbeats, self._silence)
+            serve(self._prepared.listener, health)
+        return 0
 
     def _work(self, number: int) -> int:
         worker = make_worker(
@@ -415,6 +500,7 @@ class Supervisor:
             count=self._prepared.config.workers,
             once=self._once,
             trace=self._trace,
+            beat=partial(self._heartbeats.beat, number),
         )
         _on_stop(worker.stop)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

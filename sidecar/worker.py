@@ -34,6 +34,7 @@ from ..spool.sources import Source
 from ..spool.watch import Watch
 from .engine import Engine, Why, is_failure
 from .intake import Intake, Item
+from .measure import Meter
 from .status import Reporter
 
 #: Seconds; the fault tests shorten it.
@@ -88,13 +89,16 @@ class Worker:
         at_end: Callable[[], None] | None = None,
         in_use: Callable[[MessageId], bool] | None = None,
         watch_mode: Literal["auto", "poll"] = "auto",
+        meter: Meter | None = None,
+        beat: Callable[[], None] | None = None,
     ) -> None:
+        self._beat = beat or _nobody_listens
         self._in_use = in_use
         self._at_end = at_end
         self._ledger = ledger
         self._drop_after_seconds = drop_after_seconds
         self._is_first = number == 0
-        self._reporter = Reporter(state, number)
+        self._reporter = Reporter(state, number, meter)
         self._next_report = self._next_sweep = 0.0
         self._last_success = time.monotonic()
         self._last_trouble = 0.0
@@ -197,6 +201,7 @@ class Worker:
         self._wake.set()
 
     def _tick(self) -> None:
+        self._beat()
         now = time.monotonic()
         if self._watch is not None and not self._watch.is_alive():
             self._log.error("watch.died", action="started again")
@@ -395,6 +400,7 @@ class Worker:
                 with self._guard:
                     self.ended[state] += 1
         finally:
+            self._beat()
             with self._guard:
                 self._in_hand.pop(me, None)
 
@@ -469,3 +475,7 @@ class Worker:
         if hung:
             self._log.error("worker.hung", id=hung[0], seconds=self._hung_after)
             os._exit(EXIT_HUNG)
+
+
+def _nobody_listens() -> None:
+    """Without a parent no sign of life is needed."""

@@ -36,6 +36,15 @@ def lock_file(descriptor: int) -> bool:
     return _try_lock(descriptor, _flock(fcntl.F_WRLCK, 0))
 
 
+def lock_number(descriptor: int, number: int) -> None:
+    """Wait for the lock of this number in a lock file of respool's own; it ends with the descriptor.
+
+    Over NFS, too: the lock of a machine that died ends with its lease.
+    """
+    request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, request)
+
+
 def lock_directory(descriptor: int) -> bool:
     """Take an flock on a directory; False if taken. Record locks do not work on directories."""
     try:

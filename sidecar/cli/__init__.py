@@ -40,7 +40,9 @@ COMMANDS: Final = {
     "seal": "seal:seal",
     "show": "show:show",
     "srs": "srs:srs",
+    "status": "status:status",
     "table": "tables:table",
+    "web": "web:web",
 }
 
 

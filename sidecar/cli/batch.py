@@ -7,10 +7,11 @@ TemporaryError where a worker process died; exit code 1 where a message failed.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Final
 
 import click
@@ -25,6 +26,7 @@ from .. import difference, log
 from ..config import BatchConfig, errors_of, load
 from ..pipeline_setup import build_steps, make_resolver
 from ..retrace import open_recipients, retrace, step_document
+from .extras import need
 from .step_text import step_line
 from .terminal import escape, output
 
@@ -37,6 +39,7 @@ _STYLES: Final = {"written": "green", "discarded": "yellow", "deferred": "yellow
 @click.argument("destination", metavar="DEST", type=click.Path(file_okay=False), required=False)
 @click.option("-c", "--config", "config_file", metavar="FILE", help="The processors; without it pairs are copied.")
 @click.option("--workers", type=click.IntRange(1, 256), help="Processes; default: what FILE says, else one a core.")
+@click.option("--dask", "address", metavar="ADDR", help="Work on the Dask cluster whose scheduler is at ADDR.")
 @click.option("--dry-run", is_flag=True, help="Write nothing; show what would become of each message.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line for each message on standard output.")
@@ -46,6 +49,7 @@ def batch(
     *,
     config_file: str | None,
     workers: int | None,
+    address: str | None,
     dry_run: bool,
     resume: bool,
     as_json: bool,
@@ -57,10 +61,14 @@ def batch(
 
     \b
     Exit codes: 0 all written or discarded; 1 some deferred, held, corrupt or failed;
-    75 a worker process died: go on with --resume.
+    75 a worker process died, or the cluster was lost: go on with --resume.
     """
     if destination is None and not dry_run:
         raise click.UsageError("Missing argument 'DEST'.")
+    if address is not None:
+        if dry_run or workers is not None:
+            raise click.UsageError("--dask goes neither with --dry-run nor with --workers: the cluster has its own")
+        need("dask", "distributed")
     config = load(config_file, BatchConfig) if config_file else BatchConfig()
     log.configure()
     with errors_of(config_file or ""):
@@ -72,13 +80,20 @@ def batch(
     else:
         place = destination or ""
         with archive.own(place):
-            work = archive.survey(source, place, resume=resume, dry_run=False)
-            counts = _run(source, place, config, work, workers or config.workers, as_json=as_json)
+            work = archive.survey(source, place, resume=resume, dry_run=False, shared=address is not None)
+            counts = _run(source, place, config, work, workers or config.workers, address, as_json=as_json)
     sys.exit(1 if any(counts[state] for state in _FAILED) else 0)
 
 
 def _run(
-    source: str, destination: str, config: BatchConfig, work: list[Found], workers: int, *, as_json: bool
+    source: str,
+    destination: str,
+    config: BatchConfig,
+    work: list[Found],
+    workers: int,
+    address: str | None,
+    *,
+    as_json: bool,
 ) -> Counter[str]:
     console = Console(stderr=True, highlight=False)
     counts: Counter[str] = Counter()
@@ -93,7 +108,7 @@ def _run(
         console=console,
         disable=not console.is_terminal,
     )
-    reports = archive.run(source, destination, config, work, workers)
+    reports = _reports(source, destination, config, work, workers, address)
     with progress, contextlib.closing(reports):
         task = progress.add_task("messages", total=len(work))
         for report in reports:
@@ -110,6 +125,17 @@ def _run(
         f"{_summary(counts)}; {size} bytes in {escape(destination)}, {seconds:.1f} s", markup=False, soft_wrap=True
     )
     return counts
+
+
+def _reports(
+    source: str, destination: str, config: BatchConfig, work: list[Found], workers: int, address: str | None
+) -> Generator[archive.Report]:
+    if address is None:
+        return archive.run(source, destination, config, work, workers)
+    from ..cluster import run
+
+    # The workers have their own idea of where they are.
+    return run(address, os.path.abspath(source), os.path.abspath(destination), config, work)
 
 
 class _Rate(ProgressColumn):
