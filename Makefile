@@ -39,7 +39,7 @@ bench: $(READY)
 
 # The fault tests at full length: every call killed and failed, hundreds of random kills; bodies of 200 MB.
 campaign: $(READY)
-	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q -n auto tests/fault
+	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q -n auto tests/fault tests/integration/test_storm.py
 	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q tests/unit/processors/authentication/test_hostile_signatures.py -k large_bodies
 
 # Debian packages, as root, and what Debian has not (peers).

@@ -47,7 +47,9 @@ class Fault(Struct, frozen=True):
 class Setup:
     """A source, a target and a state directory below one root, and what was put into the source."""
 
-    def __init__(self, root: Path, *, source: str, processors: str = "", extra: str = "") -> None:
+    def __init__(
+        self, root: Path, *, source: str, processors: str = "", extra: str = "", orphan_seconds: float = 0
+    ) -> None:
         self.root = root
         self.export = root / "export"
         self.spool = root / "spool"
@@ -67,7 +69,7 @@ hostname = "mx.example.org"
 state_directory = "{self.state}"
 workers = 1
 threads = 1
-orphan_seconds = 0
+orphan_seconds = {orphan_seconds}
 {extra}
 [source]
 {section}

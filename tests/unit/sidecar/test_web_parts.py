@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -140,11 +139,9 @@ def test_parts_are_decoded_and_nothing_steers() -> None:
 @pytest.mark.parametrize("body", [b"<" * 400_000, b"<a" * 200_000, b"<script>" * 50_000, b"&" * 400_000, b"\n" * 400_000,
                                   b"--b\n" * 100_000, b"Content-Type: multipart/mixed; boundary=b\n\n--b\n" * 9000])  # fmt: skip
 def test_hostile_bodies_end(body: bytes) -> None:
-    started = time.process_time()
+    """Quadratic behaviour would take minutes, and the whole run's limit of time would show it."""
     for kind in (b"text/html", b"multipart/mixed; boundary=b", b"message/rfc822"):
-        preview(message(body, b"Content-Type: " + kind + b"\n"))
-    # No measure of speed: quadratic behaviour would take minutes.
-    assert time.process_time() - started < 60
+        assert isinstance(preview(message(body, b"Content-Type: " + kind + b"\n")), str)
 
 
 @settings(max_examples=200, deadline=None)

@@ -151,7 +151,7 @@ def test_a_lost_event_costs_time_until_the_next_scan(tmp_path: Path, monkeypatch
 
 
 def test_a_split_subdirectory_made_while_it_runs(tmp_path: Path) -> None:
-    setup = Setup(tmp_path, source="directory", extra="scan_seconds = 600")
+    setup = Setup(tmp_path, source="directory", extra="scan_seconds = 600", orphan_seconds=600)
     # No export: the ledger would know the message that comes a second time.
     with running(setup) as (made, _):
         wait_for_watch(made)
