@@ -116,7 +116,8 @@ def identifiers(spf: SpfResult | None, dkim: Sequence[DkimResult], *, count_test
 
     A key with ``t=y`` (RFC 6376 3.6.1): the letter has such mail treated as unsigned, so
     that a failing test does no harm. A passing one is counted all the same unless
-    count_test_keys is false: the flag is left standing for years, and under p=reject the letter would refuse mail that proved its origin. A
+    count_test_keys is false: the flag is left standing for years, and under p=reject the
+    letter would refuse mail that proved its origin. A
     failing one counts for nothing in any case.
     """
     found = [] if spf is None else [Identifier("spf", spf.domain, spf.result)]
