@@ -271,3 +271,25 @@ def take_published(exim: Exim) -> Counter[str]:
             header.unlink()
             taken[text.partition("Message-ID: <")[2].partition("@")[0]] += 1
     return taken
+
+
+@pytest.mark.parametrize(
+    ("published", "status", "mailbox"), [("-all", "reject", "quarantine"), ("+all", "accept", "inbox")]
+)
+def test_exim_acts_on_the_dmarc_status_that_respool_wrote(
+    exim: Exim, published: str, status: str, mailbox: str
+) -> None:
+    (exim.directory / "dns.zone").write_text(
+        f'sender.example. TXT "v=spf1 {published}"\n_dmarc.sender.example. TXT "v=DMARC1; p=reject"\n'
+    )
+    sidecar = Sidecar(exim, processors='[[processor]]\nuse = "auth"\n[[processor]]\nuse = "authentication-results"\n')
+    message_id = exim.receive(MESSAGE)
+    run_attempt(exim.spool, message_id, sidecar.export)
+    assert sidecar.once().returncode == 0
+    exim.deliver(message_id)
+    (delivery,) = exim.deliveries()
+    assert delivery.variables["acl_m_dmarc_status"] == status
+    assert delivery.mailbox == mailbox
+    # What came with our id was forged, and is gone; ours says what was found.
+    assert delivery.content.count(b"Authentication-Results: example.org") == 1
+    assert (b"dmarc=pass" if status == "accept" else b"dmarc=fail") in delivery.content
