@@ -11,7 +11,6 @@ ConfigError for an unusable list of servers.
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 import socket
 import time
@@ -22,9 +21,10 @@ from msgspec import Struct
 
 from . import dns_wire
 from .cache import AnswerCache, CacheStatistics, Fresh
-from .dns import Answer, DnssecStatus, DnsTemporaryError, MailExchanger, TlsaRecord
+from .dns import Answer, DnssecStatus, DnsTemporaryError, TlsaRecord
 from .dns_wire import MalformedReply, RecordType, Reply, ReplyCode
 from .nameservers import Nameserver, parse_nameserver, read_resolv_conf
+from .questions import Questions
 
 _ALIAS_QUESTIONS = 8
 _NEGATIVE_MAXIMUM = 10800.0
@@ -56,7 +56,7 @@ class _Exchange(Struct, frozen=True):
     server: Nameserver
 
 
-class DnsResolver:
+class DnsResolver(Questions):
     """A stub resolver with a cache, safe for threads. To be made after a fork, not before.
 
     nameservers: numeric addresses, perhaps with ports; empty: those of resolv.conf.
@@ -95,26 +95,6 @@ class DnsResolver:
         self._detect_bogus = detect_bogus
         self._first = 0
         self._cache: AnswerCache[Answer[Any]] = AnswerCache(cache_size)
-
-    def txt(self, name: str, *, deadline: float | None = None) -> Answer[bytes]:
-        """TXT records, the strings of each joined."""
-        return self._ask(name, RecordType.TXT, deadline)
-
-    def addresses(self, name: str, version: int, *, deadline: float | None = None) -> Answer[str]:
-        """A records for version 4, AAAA for 6, in canonical text."""
-        return self._ask(name, RecordType.A if version == 4 else RecordType.AAAA, deadline)
-
-    def mail_exchangers(self, name: str, *, deadline: float | None = None) -> Answer[MailExchanger]:
-        """MX records by ascending preference."""
-        return self._ask(name, RecordType.MX, deadline)
-
-    def pointers(self, address: str, *, deadline: float | None = None) -> Answer[str]:
-        """PTR names of an IP address, in lower case without the final dot; none for what is no address."""
-        try:
-            name = ipaddress.ip_address(address).reverse_pointer
-        except ValueError:
-            return Answer(exists=False)
-        return self._ask(name, RecordType.PTR, deadline)
 
     def tlsa(self, name: str, *, deadline: float | None = None) -> Answer[TlsaRecord]:
         """TLSA records of ``_port._tcp.host``; without any and status BOGUS where validation fails."""

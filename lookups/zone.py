@@ -20,7 +20,6 @@ master file that can't be read; the methods raise DnsTemporaryError and nothing 
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -35,8 +34,9 @@ import dns.ttl
 
 from ..errors import ConfigError
 from . import dns_wire
-from .dns import Answer, DnssecStatus, DnsTemporaryError, MailExchanger, TlsaRecord
+from .dns import Answer, DnssecStatus, DnsTemporaryError, TlsaRecord
 from .dns_wire import RecordType
+from .questions import Questions
 
 _MAXIMUM_ALIASES = 16
 _ANY_TYPE = "*"
@@ -46,7 +46,7 @@ Records = dict[bytes, dict[int, list[bytes]]]
 """By name in wire form, by type: the data in wire form."""
 
 
-class ZoneResolver:
+class ZoneResolver(Questions):
     """Answers from memory. Made by from_text or from_file; safe for threads, never changes.
 
     fail holds questions that get DnsTemporaryError, as ``TXT name`` or ``* name``; dnssec
@@ -101,26 +101,6 @@ class ZoneResolver:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise ConfigError(reason or str(error), file=path) from error
         return cls.from_text(text, file=path, fail=fail)
-
-    def txt(self, name: str, *, deadline: float | None = None) -> Answer[bytes]:
-        """TXT records, the strings of each joined."""
-        return self._ask(name, RecordType.TXT, deadline)
-
-    def addresses(self, name: str, version: int, *, deadline: float | None = None) -> Answer[str]:
-        """A records for version 4, AAAA for 6, in canonical text."""
-        return self._ask(name, RecordType.A if version == 4 else RecordType.AAAA, deadline)
-
-    def mail_exchangers(self, name: str, *, deadline: float | None = None) -> Answer[MailExchanger]:
-        """MX records by ascending preference."""
-        return self._ask(name, RecordType.MX, deadline)
-
-    def pointers(self, address: str, *, deadline: float | None = None) -> Answer[str]:
-        """PTR names of an IP address, in lower case without the final dot; none for what is no address."""
-        try:
-            name = ipaddress.ip_address(address).reverse_pointer
-        except ValueError:
-            return Answer(exists=False)
-        return self._ask(name, RecordType.PTR, deadline)
 
     def tlsa(self, name: str, *, deadline: float | None = None) -> Answer[TlsaRecord]:
         """TLSA records of ``_port._tcp.host``; without any and status BOGUS where the zone says so."""
