@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import Final, Protocol, TypedDict, Unpack
+from typing import Final, TypedDict, Unpack
 
 from msgspec import Struct
 
@@ -31,7 +31,6 @@ __all__ = [
     "Header",
     "Recipient",
     "TreeNode",
-    "UnreadSections",
     "flag_for",
     "unique_form",
 ]
@@ -150,50 +149,6 @@ class TreeNode(Struct, frozen=True, kw_only=True, gc=False):
     raw: bytes = b""
 
 
-class UnreadSections(Protocol):
-    """A ``-H`` that has been verified: each method makes the value of the field of Envelope that it is named for."""
-
-    def id(self) -> MessageId:
-        """Envelope.id."""
-        ...
-
-    def login(self) -> bytes:
-        """Envelope.login."""
-        ...
-
-    def uid(self) -> int:
-        """Envelope.uid."""
-        ...
-
-    def gid(self) -> int:
-        """Envelope.gid."""
-        ...
-
-    def sender(self) -> bytes:
-        """Envelope.sender."""
-        ...
-
-    def received_time(self) -> int:
-        """Envelope.received_time."""
-        ...
-
-    def warning_count(self) -> int:
-        """Envelope.warning_count."""
-        ...
-
-    def directives(self) -> tuple[Directive, ...]:
-        """Envelope.directives."""
-        ...
-
-    def recipients(self) -> tuple[Recipient, ...]:
-        """Envelope.recipients."""
-        ...
-
-    def headers(self) -> tuple[Header, ...]:
-        """Envelope.headers."""
-        ...
-
-
 class Envelope(DirectiveValues):
     """A whole ``-H`` file. The order of every tuple is the order in the file.
 
@@ -220,7 +175,7 @@ class Envelope(DirectiveValues):
     identity_line: bytes = b""
     time_line: bytes = b""
     count_line: bytes = b""
-    _unread: UnreadSections | None = None
+    _unread: object = None
 
     def __init__(
         self,
@@ -247,10 +202,10 @@ class Envelope(DirectiveValues):
         )  # fmt: skip
 
     @classmethod
-    def unread(cls, sections: UnreadSections) -> Envelope:
-        """An envelope with an empty tree whose fields are made when they are asked for."""
+    def unread(cls, sections: object, **known: Unpack[EnvelopeFields]) -> Envelope:
+        """An envelope whose other fields are made when asked for, each by the method of sections of that name."""
         envelope = cls.__new__(cls)
-        envelope.__dict__["_unread"] = sections
+        envelope.__dict__.update(known, _unread=sections)
         return envelope
 
     @cached_property

@@ -16,8 +16,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from msgspec import Struct
+
 from .directive import LONGEST_LINE, Directive
 from .envelope import Envelope, Header, Recipient, TreeNode
+from .expressions import each_number
 from .header_records import read_headers, verify_headers
 from .ids import MessageId
 from .recipient_line import parse_recipient
@@ -34,15 +37,17 @@ _MOST_OLD_VARIABLE_BYTES: Final = 16384
 
 _NUMBER: Final = rb"(-?[1-9][0-9]{0,17}|0)"
 _ID: Final = rb"([0-9A-Za-z]{6}-(?:[0-9A-Za-z]{11}-[0-9A-Za-z]{4}|[0-9A-Za-z]{6}-[0-9A-Za-z]{2}))"
-#: Everything before the headers as Exim writes it for most messages: no tree, plain recipients, no quoters, not
-#: frozen, ACL variables of one line (whose lengths are for _VARIABLE to check).
+_COUNTED_VALUE: Final = b"(?:%b|%b)" % tuple(
+    each_number(digits, lambda length: rb"\n(?s:.{%d})\n" % length) for digits in (1, 2)
+)
+#: Everything before the headers as Exim writes it for most messages: no tree, plain recipients (to be counted), no
+#: quoters, not frozen, ACL variables of up to 99 bytes.
 _COMMON_ENVELOPE: Final = re.compile(
     rb"%b-H\n(.*) %b %b\n<(.*)>\n%b %b\n" % (_ID, _NUMBER, _NUMBER, _NUMBER, _NUMBER)
     # Most names begin with a letter that settles it; these are tried first.
-    + rb"((?:--?+(?:[^-(af\n].*+\n|acl[cm] [^ \n]*+ [0-9]{1,5}+\n.*+\n|(?!acl[cm]? |frozen)[af].*+\n))*+)"
+    + rb"((?:--?+(?:[^-(af\n].*+\n|acl[cm] [^ \n]*+ %b|(?!acl[cm]? |frozen)[af].*+\n))*+)" % _COUNTED_VALUE
     + rb"XX\n(0|[1-9][0-9]{0,4})\n((?:.*[^\n0-9, #]\n)*+)\n"
 )
-_VARIABLE: Final = re.compile(rb"\n--?acl[cm] [^ \n]* ([0-9]+)\n([^\n]*)(?=\n)")
 _FIRST_LINE: Final = re.compile(_ID + rb"-H\n")
 _UID_OR_GID: Final = re.compile(rb"-?[0-9]{1,18}")
 _TIME_LINE: Final = re.compile(rb"\s*([+-]?[0-9]{1,18}+)(?![0-9])\s*([+-]?[0-9]{1,18}+)(?![0-9])")
@@ -83,79 +88,80 @@ def parse_header_file(data: bytes, *, file: str) -> Envelope:
     the file could not be written again (a name in the tree of more than 16379 bytes, an
     old form of recipient of more than 65000). Raises SpoolFormatError.
     """
+    text = SpoolText(data, file)
     if len(data) > LARGEST_HEADER_FILE:
-        raise SpoolText(data, file).wrong(LARGEST_HEADER_FILE, f"at most {LARGEST_HEADER_FILE} bytes")
+        raise text.wrong(LARGEST_HEADER_FILE, f"at most {LARGEST_HEADER_FILE} bytes")
     if b"\0" in data:
-        raise SpoolText(data, file).wrong(data.index(b"\0"), "no NUL")
+        raise text.wrong(data.index(b"\0"), "no NUL")
     common = _COMMON_ENVELOPE.match(data)
-    if common is None or common.end() > LONGEST_FIXED_LINE:
-        return parse_any(SpoolText(data, file))
-    directives, count, recipients = common.group(8, 9, 10)
-    if recipients.count(b"\n") != int(count):
-        return parse_any(SpoolText(data, file))
-    if b"acl" in directives:
-        for length, value in _VARIABLE.findall(data, common.start(8) - 1, common.start(10)):
-            if int(length) != len(value):
-                return parse_any(SpoolText(data, file))
-    verify_headers(data, common.end(), file)
-    return Envelope.unread(_CommonSections(common, file))
+    # No line is longer than all of them.
+    if common is None or common.end() > LONGEST_FIXED_LINE or common[10].count(b"\n") != int(common[9]):
+        return _read_envelope(text)
+    position = common.end()
+    return Envelope.unread(_CommonSections(text, position, verify_headers(text, position), common))
 
 
-class _CommonSections:
-    """The sections of a common envelope, verified: see envelope.UnreadSections."""
+class _HeaderSection(Struct, frozen=True, gc=False):
+    """The header records of a file, verified: see Envelope.unread()."""
 
-    __slots__ = ("_common", "_file")
-
-    def __init__(self, common: re.Match[bytes], file: str) -> None:
-        self._common, self._file = common, file
-
-    def id(self) -> MessageId:
-        return str.__new__(MessageId, self._common[1], "ascii")  # the expression has checked its shape
-
-    def login(self) -> bytes:
-        return self._common[2]
-
-    def uid(self) -> int:
-        return int(self._common[3])
-
-    def gid(self) -> int:
-        return int(self._common[4])
-
-    def sender(self) -> bytes:
-        return self._common[5]
-
-    def received_time(self) -> int:
-        return int(self._common[6])
-
-    def warning_count(self) -> int:
-        return int(self._common[7])
-
-    def directives(self) -> tuple[Directive, ...]:
-        return _read_directives(self._text(), self._common.start(8))[0]
-
-    def recipients(self) -> tuple[Recipient, ...]:
-        return tuple([Recipient(address=line, raw=line + b"\n") for line in self._common[10].split(b"\n")[:-1]])
+    text: SpoolText
+    headers_start: int
+    uncommon_headers: list[int]
 
     def headers(self) -> tuple[Header, ...]:
-        return read_headers(self._text(), self._common.end())
-
-    def _text(self) -> SpoolText:
-        return SpoolText(self._common.string, self._file)
+        return read_headers(self.text, self.headers_start, self.uncommon_headers)
 
 
-def parse_any(text: SpoolText) -> Envelope:
-    """The exact reader, step by step as Exim's; parse_header_file() gives the same, sooner."""
+class _CommonSections(_HeaderSection, frozen=True, gc=False):
+    """All sections of a file whose envelope is a common one.
+
+    The readers of directives and recipients are those of _read_envelope(), called later.
+    """
+
+    common: re.Match[bytes]
+
+    def id(self) -> MessageId:
+        return str.__new__(MessageId, self.common[1], "ascii")  # the expression has checked its shape
+
+    def login(self) -> bytes:
+        return self.common[2]
+
+    def uid(self) -> int:
+        return int(self.common[3])
+
+    def gid(self) -> int:
+        return int(self.common[4])
+
+    def sender(self) -> bytes:
+        return self.common[5]
+
+    def received_time(self) -> int:
+        return int(self.common[6])
+
+    def warning_count(self) -> int:
+        return int(self.common[7])
+
+    def directives(self) -> tuple[Directive, ...]:
+        return _read_directives(self.text, self.common.start(8))[0]
+
+    def recipients(self) -> tuple[Recipient, ...]:
+        return _read_recipients(self.text, self.common.start(9))[0]
+
+
+def _read_envelope(text: SpoolText) -> Envelope:
+    """An envelope of any shape, read at once, step by step as Exim reads it."""
     fixed, position = _read_fixed_lines(text)
     directives, position = _read_directives(text, position)
     tree, position = _read_tree(text, position)
     recipients, count_line, position = _read_recipients(text, position)
     if text.data[position : position + 1] != b"\n":
         raise text.wrong(position, "an empty line before the headers")
-    headers = read_headers(text, position + 1)
+    position += 1
     identifier, login, uid, gid, sender, received_time, warning_count, identity_line, time_line = fixed
-    return Envelope(
+    return Envelope.unread(
+        _HeaderSection(text, position, verify_headers(text, position)),
         id=identifier, login=login, uid=uid, gid=gid, sender=sender, received_time=received_time,
-        warning_count=warning_count, directives=directives, tree=tree, recipients=recipients, headers=headers,
+        warning_count=warning_count, directives=directives, tree=tree, recipients=recipients,
         identity_line=identity_line, time_line=time_line, count_line=count_line,
     )  # fmt: skip
 

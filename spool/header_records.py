@@ -9,56 +9,51 @@ import re
 from typing import Final
 
 from .envelope import Header
+from .expressions import each_number
 from .spool_text import SpoolText
 
 _RECORD_START: Final = re.compile(rb"([0-9]{1,9}+)(?![0-9])(.)\s*", re.DOTALL)
-_RECORD_FLAGS: Final = " FTCBIPRS*"
 _PREFIX_LENGTH: Final = 5
-#: Exim skips white space before the text, so one that seems to begin with it starts elsewhere.
-_SPACE: Final = 0x20
-
-#: ``215P `` -> ("P", 215). Filled as prefixes are met; at most 999 * 10 of them exist.
-_canonical_prefixes: dict[bytes, tuple[str, int]] = {}
-#: ``215P R`` -> 220, the whole record: the prefix with the first byte of a text that does not begin with white space.
-_canonical_lengths: dict[bytes, int] = {}
-_MOST_LENGTHS: Final = 16384
 
 
-def verify_headers(data: bytes, position: int, file: str) -> None:
-    """Nothing if the records from position on fill data exactly, else SpoolFormatError naming file.
+#: Records as Exim writes them, of up to 999 bytes: ``%03d%c `` and that many bytes. Exim skips white space before the
+#: text, so one that seems to begin with it starts elsewhere: that is for _read_record().
+_COMMON_RECORDS: Final = re.compile(
+    rb"(?:(?=[0-9]{3}[^0-9] \S)%b)++" % each_number(3, lambda length: b".{%d}" % (len(b"P ") + length)), re.DOTALL
+)
+_LENGTHS: Final = {b"%03d" % length: length for length in range(1000)}
+_FLAGS: Final = tuple(map(chr, range(256)))
+
+
+def verify_headers(text: SpoolText, position: int) -> list[int]:
+    """Where records stand that are unlike _COMMON_RECORDS, if from position on records fill the file exactly.
 
     Only follows the lengths; read_headers() makes the values.
     """
-    lengths = _canonical_lengths
-    start, end, key_length = position, len(data), _PREFIX_LENGTH + 1
-    # A prefix at the very end stands alone.
-    last = end - _PREFIX_LENGTH
-    while position < last:
-        try:
-            position += lengths[data[position : position + key_length]]
-        except KeyError:
-            _, position = _read_record(SpoolText(data, file), position)
-    if position != end:
-        read_headers(SpoolText(data, file), start)
-
-
-def read_headers(text: SpoolText, position: int) -> tuple[Header, ...]:
-    """The header records up to the end of the file."""
-    data, prefixes = text.data, _canonical_prefixes
-    end = len(data)
-    headers: list[Header] = []
+    data, end = text.data, len(text.data)
+    uncommon: list[int] = []
     while position < end:
-        start = position + _PREFIX_LENGTH
-        prefix = prefixes.get(data[position:start])
-        if prefix is not None:
-            flag, length = prefix
-            stop = start + length
-            if stop <= end and data[start] > _SPACE:
-                headers.append(Header(flag, data[start:stop]))
-                position = stop
-                continue
-        header, position = _read_record(text, position)
-        headers.append(header)
+        common = _COMMON_RECORDS.match(data, position)
+        if common is not None:
+            position = common.end()
+        else:
+            uncommon.append(position)
+            _, position = _read_record(text, position)
+    return uncommon
+
+
+def read_headers(text: SpoolText, position: int, uncommon: list[int]) -> tuple[Header, ...]:
+    """The header records from position to the end of the file, where verify_headers() found these uncommon."""
+    data = text.data
+    headers: list[Header] = []
+    for stop in (*uncommon, len(data)):
+        while position < stop:
+            flag, start = _FLAGS[data[position + 3]], position + _PREFIX_LENGTH
+            position = start + _LENGTHS[data[position : position + 3]]
+            headers.append(Header(flag, data[start:position]))
+        if position < len(data):
+            header, position = _read_record(text, position)
+            headers.append(header)
     return tuple(headers)
 
 
@@ -72,12 +67,5 @@ def _read_record(text: SpoolText, position: int) -> tuple[Header, int]:
     end = start + length
     if end > len(data):
         raise text.wrong(position, f"a header of {length} bytes")
-    raw, lead = data[start:end], data[position:start]
-    if lead == b"%03d%c " % (length, ord(flag)):
-        if 0 < length < 1000 and flag in _RECORD_FLAGS:
-            _canonical_prefixes[lead] = (flag, length)
-            if len(_canonical_lengths) >= _MOST_LENGTHS:
-                _canonical_lengths.clear()
-            _canonical_lengths[data[position : start + 1]] = _PREFIX_LENGTH + length
-        lead = b""
-    return Header(flag, raw, lead), end
+    lead = data[position:start]
+    return Header(flag, data[start:end], b"" if lead == b"%03d%c " % (length, ord(flag)) else lead), end

@@ -9,20 +9,19 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from msgspec import Struct
+
 from ..errors import SpoolFormatError
 
 _FOUND_LENGTH: Final = 40
 _SAFE_TO_SHOW: Final = re.compile(rb"[ -~]*")
 
 
-class SpoolText:
+class SpoolText(Struct, frozen=True, gc=False):
     """The content of one spool file; file is the name that errors carry."""
 
-    __slots__ = ("data", "file")
-
-    def __init__(self, data: bytes, file: str) -> None:
-        self.data = data
-        self.file = file
+    data: bytes
+    file: str
 
     def wrong(self, offset: int, expected: str) -> SpoolFormatError:
         """The error for the byte at offset, with line and column counted now."""
