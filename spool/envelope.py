@@ -109,7 +109,9 @@ class Header(Struct, frozen=True, gc=False):
 
     def is_named(self, name: bytes) -> bool:
         """True if this field is transmitted and its name is name, in any case."""
-        return self.flag != "*" and self.name.lower() == name.lower()
+        wanted = name.lower()
+        # Most fields begin with something else.
+        return self.raw[: len(name)].lower() == wanted and self.flag != "*" and self.name.lower() == wanted
 
     @classmethod
     def make(cls, name: bytes, value: bytes) -> Header:

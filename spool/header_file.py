@@ -113,10 +113,7 @@ class _HeaderSection(Struct, frozen=True, gc=False):
 
 
 class _CommonSections(_HeaderSection, frozen=True, gc=False):
-    """All sections of a file whose envelope is a common one.
-
-    The readers of directives and recipients are those of _read_envelope(), called later.
-    """
+    """All sections of a file whose envelope is a common one."""
 
     common: re.Match[bytes]
 
@@ -145,7 +142,7 @@ class _CommonSections(_HeaderSection, frozen=True, gc=False):
         return _read_directives(self.text, self.common.start(8))[0]
 
     def recipients(self) -> tuple[Recipient, ...]:
-        return _read_recipients(self.text, self.common.start(9))[0]
+        return tuple([Recipient(address=line, raw=line + b"\n") for line in self.common[10].split(b"\n")[:-1]])
 
 
 def _read_envelope(text: SpoolText) -> Envelope:

@@ -5,9 +5,10 @@ import pytest
 from respool.errors import SpoolFormatError
 from respool.spool.body import BytesBody, local_chunks, wire_chunks
 from respool.spool.directive_values import address_and_port, leading_number, unprinted
-from respool.spool.envelope import Envelope, Recipient
+from respool.spool.envelope import Envelope, Header, Recipient
 from respool.spool.header_file import parse_header_file, render_header_file
 from respool.spool.message import Message
+from tests.fuzz.header_file_law import parse_step_by_step
 
 START = b"1xV9D2-0007Yr-05-H\nroot 0 0\n<a@b.ex>\n1795360228 0\n"
 REST = b"XX\n1\nr@test.ex\n\n015  Subject: hello\n"
@@ -388,3 +389,75 @@ def test_w15_line_ends_on_the_wire(local: bytes, wire: bytes) -> None:
     assert b"".join(local_chunks(BytesBody(wire, wireformat=True))) == local
     assert b"".join(wire_chunks(BytesBody(wire, wireformat=True))) == wire
     assert b"".join(local_chunks(BytesBody(local))) == local
+
+
+# What the expressions count, against the readers that follow Exim step by step
+
+
+def read_alike(data: bytes) -> Envelope:
+    """Parse, hold the law, and hold the common way against the other."""
+    envelope = parsed(data)
+    assert envelope == parse_step_by_step(data, file="f")
+    return envelope
+
+
+def refused_alike(data: bytes) -> SpoolFormatError:
+    error = refused(data)
+    with pytest.raises(SpoolFormatError) as caught:
+        parse_step_by_step(data, file="f")
+    assert str(caught.value) == str(error)
+    return error
+
+
+def test_headers_of_every_length() -> None:
+    texts = [b"x" * (length - 1) + b"\n" for length in range(2, 1030)]
+    records = b"".join(b"%03d  %b" % (len(text), text) for text in texts)
+    headers = read_alike(START + b"XX\n1\nr@test.ex\n\n" + records).headers
+    assert [header.raw for header in headers] == texts
+    assert {header.lead for header in headers} == {b""}
+
+
+@pytest.mark.parametrize("length", [2, 9, 10, 99, 100, 101, 255, 500, 999, 1000, 1001])
+@pytest.mark.parametrize("off", [-1, 1])
+def test_a_header_of_another_length_than_it_says_is_refused(length: int, off: int) -> None:
+    text = b"x" * (length - 1) + b"\n"
+    # One byte less leaves a line feed in front of the next length, one more takes the first digit of 120.
+    error = refused_alike(START + REST + b"%03d  %b" % (length + off, text) + (b"120  %b\n" % (b"x" * 119)) * 2)
+    assert error.line >= 9
+
+
+@pytest.mark.parametrize("length", range(130))
+@pytest.mark.parametrize("filler", [b"v", b"\n"])
+def test_variables_of_every_length(length: int, filler: bytes) -> None:
+    text = b"--aclm _x %d\n%b\n" % (length, filler * length)
+    envelope = read_alike(START + b"-local\n" + text + b"-ident x\n" + REST)
+    assert envelope.variables == {"acl_m_x": filler * length}
+    assert [directive.name for directive in envelope.directives] == [b"local", b"aclm", b"ident"]
+
+
+@pytest.mark.parametrize("length", [1, 9, 10, 50, 99, 100])
+@pytest.mark.parametrize("off", [-1, 1])
+def test_a_variable_of_another_length_than_it_says_is_read_as_exim_does(length: int, off: int) -> None:
+    text = b"-aclm _x %d\n%b\n" % (length + off, b"v" * length)
+    # Exim skips one byte after the value, whatever it is. Here it is the last of the value, or the X of XX.
+    assert refused_alike(START + text + REST).line >= 6
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 10])
+@pytest.mark.parametrize("lines", [0, 1, 2, 3, 10])
+def test_as_many_recipients_as_are_counted(count: int, lines: int) -> None:
+    data = START + b"XX\n%d\n" % count + b"r@test.ex\n" * lines + b"\n015  Subject: hello\n"
+    if count == lines:
+        assert len(read_alike(data).recipients) == count
+    else:
+        refused_alike(data)
+
+
+@pytest.mark.parametrize("name", [b"Subject", b"SUBJECT", b"subject", b"X-Subject", b"Subj", b"Subject:", b"S", b""])
+@pytest.mark.parametrize(
+    "raw", [b"Subject: x\n", b"subject \t: x\n", b"Subject:x\n", b"Subjects: x\n", b"S: x\n", b"x\n"]
+)
+def test_a_field_is_named_by_what_stands_before_its_colon(name: bytes, raw: bytes) -> None:
+    header = Header(" ", raw)
+    assert header.is_named(name) == (header.name.lower() == name.lower())
+    assert not Header("*", raw).is_named(name)
