@@ -207,7 +207,9 @@ class Envelope(DirectiveValues):
     def unread(cls, sections: object, **known: Unpack[EnvelopeFields]) -> Envelope:
         """An envelope whose other fields are made when asked for, each by the method of sections of that name."""
         envelope = cls.__new__(cls)
-        envelope.__dict__.update(known, _unread=sections)
+        envelope.__dict__["_unread"] = sections
+        if known:
+            envelope.__dict__.update(known)
         return envelope
 
     @cached_property

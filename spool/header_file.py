@@ -229,16 +229,16 @@ def _read_directives(text: SpoolText, position: int) -> tuple[tuple[Directive, .
             if meaning is None:
                 break
             name, tainted, variables = meaning
-            if not variables:
-                directives.append(Directive(line + b"\n", name, value if space else None, tainted))
-                position += len(line) + 1
-                continue
-            rest, _, length = value.partition(b" ")
-            content = next(lines, b"\n")
-            if length != b"%d" % len(content) or content == b"\n":
-                break
-            raw = b"%b\n%b\n" % (line, content)
-            directives.append(Directive(raw, name, content, tainted, None, variables + rest.decode("latin-1")))
+            raw = line + b"\n"
+            if variables:
+                rest, _, length = value.partition(b" ")
+                value = next(lines, b"\n")
+                if length != b"%d" % len(value) or value == b"\n":
+                    break
+                raw += value + b"\n"
+                directives.append(Directive(raw, name, value, tainted, None, variables + rest.decode("latin-1")))
+            else:
+                directives.append(Directive(raw, name, value if space else None, tainted))
             position += len(raw)
         # What stopped the loop, if it is a directive at all: an odd, a long or a multi-line one.
         if data.startswith(b"-", position):
