@@ -8,20 +8,27 @@ from collections import Counter
 
 import pytest
 
-from respool.spool.body import BytesBody, local_chunks
+from respool.spool.body import Body, BytesBody, local_chunks, wire_chunks
 from respool.spool.check import check_envelope
 from respool.spool.editing import (
     add_header,
     add_non_recipients,
+    add_recipient,
     freeze,
     modern_recipients,
+    redirect_recipient,
     remove_directive,
+    remove_header,
+    remove_recipients,
+    remove_variable,
+    replace_header,
+    set_sender,
     set_variable,
     thaw,
     with_body,
     with_id,
 )
-from respool.spool.envelope import Envelope, Header, unique_form
+from respool.spool.envelope import Envelope, Header, Recipient, unique_form
 from respool.spool.header_file import render_header_file
 from respool.spool.ids import IdMinter, MessageId
 from tests.spool_corpus import SAMPLES, Sample, load
@@ -47,16 +54,36 @@ def put(exim: Exim, envelope: Envelope, body: bytes) -> None:
         os.chown(made, exim.uid, exim.gid)
 
 
-def edited(sample: Sample, message_id: MessageId) -> Envelope:
+def edited(sample: Sample, message_id: MessageId, body: Body) -> Envelope:
     """The sample under another id, with an edit of every kind that leaves it deliverable."""
     envelope = modern_recipients(with_id(sample.envelope, message_id))
     # -N would fake the deliveries.
     envelope = thaw(freeze(remove_directive(envelope, b"N"), 1795360300))
+    envelope = remove_variable(set_variable(envelope, "acl_c_gone", b"x"), "acl_c_gone")
     envelope = set_variable(envelope, "acl_m_respool", b"edited\nhere")
+    if envelope.sender[:1].isalnum():
+        envelope = set_sender(envelope, b"editor+" + envelope.sender)
+    sent = [index for index, header in enumerate(envelope.headers) if header.is_sent]
+    if sent:
+        envelope = replace_header(envelope, sent[-1], Header.make(b"X-Instead", b"another"))
+        envelope = remove_header(envelope, sent[0], keep_record=True)
     envelope = add_header(envelope, Header.make(b"X-Edited", b"folded\n\tvalue"))
-    if len(envelope.recipients) > 1:
-        envelope = add_non_recipients(envelope, [envelope.recipients[0].address, b"somebody@else.example"])
-    return with_body(envelope, sample.message.body)
+    envelope = add_header(envelope, Header.make(b"X-Edited", b"at the end"), at="end")
+    # So that there is somebody left, whoever has got it already.
+    envelope = add_recipient(envelope, Recipient.make(b"added@editor.example"))
+    if len(envelope.recipients) > 3:
+        envelope = remove_recipients(envelope, [1])
+        envelope = redirect_recipient(envelope, 1, b"redirected@editor.example")
+    envelope = add_non_recipients(envelope, [envelope.recipients[0].address, b"somebody@else.example"])
+    return with_body(envelope, body)
+
+
+def in_the_other_form(body: Body) -> Body:
+    """A local-format body in wire format, and the other way round, with a final LF then."""
+    if body.wireformat:
+        local = b"".join(local_chunks(body))
+        return BytesBody(local if local.endswith(b"\n") or not local else local + b"\n")
+    return BytesBody(b"".join(wire_chunks(body)), wireformat=True)
 
 
 def left(envelope: Envelope) -> list[bytes]:
@@ -64,17 +91,20 @@ def left(envelope: Envelope) -> list[bytes]:
     return [recipient.address for recipient in envelope.recipients if not envelope.is_delivered(recipient)]
 
 
-def test_exim_delivers_what_the_editor_wrote(start_exim: EximFactory) -> None:
+@pytest.mark.parametrize("is_converted", [False, True], ids=["body-as-it-was", "body-converted"])
+def test_exim_delivers_what_the_editor_wrote(start_exim: EximFactory, is_converted: bool) -> None:
     exim = start_exim(listen=False, routers="everything:\n  driver = accept\n  transport = inbox\n")
     # An Exim before 4.97 knows short ids only.
     minter = IdMinter(long=False)
-    messages: dict[str, tuple[Sample, Envelope]] = {}
+    messages: dict[str, tuple[Sample, Envelope, Body]] = {}
     for sample in SAMPLES:
-        envelope = edited(sample, minter.mint())
-        if left(envelope):
-            assert [f for f in check_envelope(envelope, file="f", now=2_000_000_000) if f.severity == "error"] == []
-            put(exim, envelope, sample.body_bytes)
-            messages[str(envelope.id)] = (sample, envelope)
+        body = in_the_other_form(sample.message.body) if is_converted else sample.message.body
+        envelope = edited(sample, minter.mint(), body)
+        assert left(envelope)
+        assert [f for f in check_envelope(envelope, file="f", now=2_000_000_000) if f.severity == "error"] == []
+        put(exim, envelope, b"".join(body.chunks()))
+        messages[str(envelope.id)] = (sample, envelope, body)
+    assert len(messages) == len(SAMPLES)
 
     listed = exim.command("-bp")
     assert "spool format error" not in listed
@@ -85,7 +115,7 @@ def test_exim_delivers_what_the_editor_wrote(start_exim: EximFactory) -> None:
     assert exim.panic_log() == ""
     deliveries = exim.deliveries()
     seen = Counter(delivery.id for delivery in deliveries)
-    for message_id, (sample, envelope) in messages.items():
+    for message_id, (sample, envelope, _) in messages.items():
         expected = {unique_form(address).lower() for address in left(envelope)}
         # Without brackets or quotes no two of these differ by their spelling alone.
         assert seen[message_id] == len(expected), (sample, exim.log())
@@ -94,10 +124,9 @@ def test_exim_delivers_what_the_editor_wrote(start_exim: EximFactory) -> None:
             # Exim's own notice to a sender who asked for one with NOTIFY=SUCCESS.
             assert delivery.sender == ""
             continue
-        sample, envelope = messages[delivery.id]
+        sample, envelope, body = messages[delivery.id]
         fields = b"".join(header.raw for header in envelope.headers if header.is_sent)
-        body = b"".join(local_chunks(BytesBody(sample.body_bytes, wireformat=envelope.is_wireformat)))
-        assert delivery.content == fields + b"\n" + body, sample
+        assert delivery.content == fields + b"\n" + b"".join(local_chunks(body)), sample
         assert delivery.sender.encode("utf-8", "surrogateescape") == envelope.sender
         assert delivery.variables["acl_m_respool"] == r"edited\nhere"
 
