@@ -172,7 +172,11 @@ def _check_directive(
     elif directive.name not in KNOWN_DIRECTIVES:
         # Exim ignores it, and loses it when it writes the file again.
         yield place.note(line, "unknown-directive", "a directive known to respool", _shown(directive.raw))
-    if directive.name == b"received_time_usec" and not 0 <= place.envelope.received_usec < 1_000_000:
+    microseconds = {
+        b"received_time_usec": place.envelope.received_usec,
+        b"received_time_complete": (place.envelope.received_complete or (0, 0))[1],
+    }
+    if microseconds.get(directive.name, 0) >= 1_000_000:
         yield place.error(line, "microseconds", "less than 1000000", _shown(directive.raw))
 
 

@@ -4,9 +4,9 @@ import pytest
 
 from respool.errors import SpoolFormatError
 from respool.spool.body import BytesBody, local_chunks, wire_chunks
-from respool.spool.directive_values import address_and_port, leading_number, unprinted
+from respool.spool.directive_values import DirectiveValues, address_and_port, leading_number, unprinted
 from respool.spool.envelope import Envelope, Header, Recipient
-from respool.spool.header_file import parse_header_file, render_header_file
+from respool.spool.header_file import KNOWN_DIRECTIVES, parse_header_file, render_header_file
 from respool.spool.message import Message
 from tests.fuzz.header_file_law import parse_step_by_step
 
@@ -357,17 +357,33 @@ def test_nul_is_refused_anywhere() -> None:
     assert "NUL" in refused(START + REST + b"\0\0\0").expected
 
 
-@pytest.mark.parametrize("limit", [65535])
-def test_directive_lines_have_exims_limit(limit: int) -> None:
-    line = b"-ident " + b"x" * (limit - 8) + b"\n"
-    assert len(line) == limit
-    parsed(START + line + REST)
-    assert refused(START + line.replace(b"x", b"xx", 1) + REST).line == 5
+@pytest.mark.parametrize(
+    ("before", "after", "rest", "limit", "line"),
+    [
+        (b"1xV9D2-0007Yr-05-H\nroot", b" 0 0\n", b"<a@b.ex>\n1795360228 0\n" + REST, 16383, 2),
+        (b"1xV9D2-0007Yr-05-H\nroot 0 0\n<a", b"@b.ex>\n", b"1795360228 0\n" + REST, 16383, 3),
+        (b"1xV9D2-0007Yr-05-H\nroot 0 0\n<>\n1795360228 0 ", b"\n", REST, 16383, 4),
+        (START + b"-ident x", b"\n", REST, 65535, 5),
+        (START + b"--(pgsql)ident x", b"\n", REST, 65535, 5),
+        (START + b"YN m", b"\n", b"NN a\n1\nr@test.ex\n\n", 16383, 5),
+        (START + b"YN m\nNN a", b"\n", b"1\nr@test.ex\n\n", 16383, 6),
+        (START + b"XX\n1 ", b"\n", b"r@test.ex\n\n", 16383, 6),
+        (START + b"XX\n1\nr", b"@test.ex\n", b"\n", 65535, 7),
+        (START + b"XX\n1\nr", b"@test.ex  0,2  0,-1#3\n", b"\n", 65535, 7),
+    ],
+)
+def test_lines_have_exims_limits(before: bytes, after: bytes, rest: bytes, limit: int, line: int) -> None:
+    used = len(before) + len(after) - (before.rfind(b"\n") + 1)
+    read_alike(before + b"x" * (limit - used) + after + rest)
+    assert refused_alike(before + b"x" * (limit - used + 1) + after + rest).line == line
 
 
-def test_fixed_lines_have_exims_limit() -> None:
-    refused(START.replace(b"a@b.ex", b"a" * 16382) + REST)
-    parsed(START.replace(b"a@b.ex", b"a" * 16380) + REST)
+def test_every_name_of_exims_writer_has_a_typed_value() -> None:
+    typed = {value.directive for value in vars(DirectiveValues).values() if hasattr(value, "directive")}
+    times = {b"received_time_usec", b"received_time_complete"}
+    assert typed | times == KNOWN_DIRECTIVES
+    envelope = parsed(START + b"-received_time_usec .5\n-received_time_complete 6.7\n" + REST)
+    assert (envelope.received_usec, envelope.received_complete) == (5, (6, 7))
 
 
 def test_an_error_says_where_and_what() -> None:
