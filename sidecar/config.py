@@ -41,7 +41,7 @@ class QueueSource(_Section, frozen=True, kw_only=True, tag_field="kind", tag="qu
 
 
 class DirectorySource(_Section, frozen=True, kw_only=True, tag_field="kind", tag="directory"):
-    """An archive of pairs that no Exim uses. New ones: `-D` first, then `-H` by a rename, since half of one looks whole."""
+    """An archive of pairs that no Exim uses. New ones: `-D` first, then `-H` by a rename (half of one looks whole)."""
 
     directory: Annotated[str, Meta(description="The directory with the pairs.")]
 

@@ -1,9 +1,9 @@
 """The ``-H`` file: read as Exim reads it (spool_in.c), written as Exim writes it (spool_out.c).
 
 ``render_header_file(parse_header_file(data)) == data`` for every data that is accepted.
-What most messages look like is verified by one regular expression and made into values
-when these are asked for; everything else is read step by step, following Exim's scanf
-calls, and keeps its raw bytes. Nothing here recurses, and every count is checked against
+An envelope as most messages have it is verified by one regular expression and made into
+values when these are asked for; any other is read at once, step by step, following Exim's
+scanf calls, and keeps its raw bytes. Nothing here recurses, and every count is checked against
 the bytes that are there before anything is made of it.
 
 Diagnostics: parse_header_file() returns a value or raises SpoolFormatError, nothing
