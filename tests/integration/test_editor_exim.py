@@ -71,10 +71,11 @@ def edited(sample: Sample, message_id: MessageId, body: Body) -> Envelope:
     envelope = add_header(envelope, Header.make(b"X-Edited", b"at the end"), at="end")
     # So that there is somebody left, whoever has got it already.
     envelope = add_recipient(envelope, Recipient.make(b"added@editor.example"))
+    first = envelope.recipients[0].address
     if len(envelope.recipients) > 3:
         envelope = remove_recipients(envelope, [1])
         envelope = redirect_recipient(envelope, 1, b"redirected@editor.example")
-    envelope = add_non_recipients(envelope, [envelope.recipients[0].address, b"somebody@else.example"])
+    envelope = add_non_recipients(envelope, [first, b"somebody@else.example"])
     return with_body(envelope, body)
 
 
