@@ -65,6 +65,31 @@ config = {{ tables = [{{ by = "domain", table = "partial-lmdb;{routes}" }}] }}
     assert "acl_m_route" not in found["x@file.example"].variables
 
 
+def test_a_released_message_goes_where_the_table_says(exim: Exim, smtp_sink: SmtpSink) -> None:
+    """Held for one recipient, with all others; after the release each gets what else is said of him."""
+    routes = table(
+        exim.directory,
+        "routes",
+        f"far.example: 127.0.0.1::{smtp_sink.port}\nheld@legal.example: hold=asked for by legal\n"
+        "*@legal.example: mailbox\n",
+    )
+    tables = f"""[{{ by = "address", table = "lmdb*@;{routes}" }}, {{ by = "domain", table = "lmdb;{routes}" }}]"""
+    sidecar = Sidecar(exim, processors=f'[[processor]]\nuse = "route"\nconfig = {{ tables = {tables} }}\n')
+    message_id = exim.receive(MESSAGE, recipients=("u@far.example", "held@legal.example", "x@file.example"))
+    run_attempt(exim.spool, message_id, sidecar.export)
+    assert sidecar.once().returncode == 1
+    assert exim.pairs() == ()
+    released = sidecar.respool("held", "release", message_id)
+    assert released.returncode == 0, released.stderr.decode()
+    assert sidecar.once().returncode == 0
+    for requeued in exim.pairs():
+        exim.deliver(requeued)
+    assert exim.ids() == ()
+    assert [sent.recipients for sent in smtp_sink.messages] == [(b"<u@far.example>",)]
+    mailboxes = {delivery.recipient: delivery.mailbox for delivery in exim.deliveries()}
+    assert mailboxes == {"held@legal.example": "routed", "x@file.example": "inbox"}
+
+
 def test_a_condition_divides_the_message(exim: Exim) -> None:
     forwarded = table(exim.directory, "forwarded", "forwarded.example\n")
     sidecar = Sidecar(
