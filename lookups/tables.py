@@ -212,11 +212,14 @@ class LmdbTable:
         An error at any step ends the sequence. The path of the reference is not looked at.
         Raises TableError.
         """
+        return next(self.find_all(reference, key), None)
+
+    def find_all(self, reference: TableReference, key: bytes) -> Iterator[Match]:
+        """Yield what find() finds, then what it would find without that, and so on. Raises TableError."""
         for candidate in candidate_keys(reference, key):
             value = self.get(candidate.key)
             if value is not None:
-                return Match(key if reference.returns_key else value, candidate.key, candidate.wild, candidate.fixed)
-        return None
+                yield Match(key if reference.returns_key else value, candidate.key, candidate.wild, candidate.fixed)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield every key and its stored bytes, NUL and all, in key order. Raises TableError.

@@ -202,7 +202,9 @@ class Context(Struct, frozen=True, kw_only=True):
 
     now is Unix time, taken once per message; deadline a time.monotonic() value by which
     process() has to return; attempt counts from 1. results are those of the processors
-    before this one, in order.
+    before this one, in order. released: somebody has released the message from a hold of
+    this processor; a hold or bounce counts for nothing now, so process() answers with
+    whatever else it has to say of the message.
     """
 
     hostname: str
@@ -212,6 +214,7 @@ class Context(Struct, frozen=True, kw_only=True):
     now: float
     deadline: float
     attempt: int = 1
+    released: bool = False
     results: tuple[AuthResult, ...] = ()
     effects: Effects = field(default_factory=Effects)
     notices: Notices = field(default_factory=Notices)

@@ -152,6 +152,7 @@ def make_context(
     authserv_id: str = "mx.example.org",
     now: float = RECEIVED + 60.0,
     attempt: int = 1,
+    released: bool = False,
     results: tuple[AuthResult, ...] = (),
 ) -> Context:
     """A context whose DNS is the master file in zone: what it lacks does not exist; see ZoneResolver for faults."""
@@ -163,6 +164,7 @@ def make_context(
         now=now,
         deadline=time.monotonic() + _DEADLINE_SECONDS,
         attempt=attempt,
+        released=released,
         results=results,
     )
 

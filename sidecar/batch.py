@@ -33,7 +33,7 @@ from ..spool.editing import with_id
 from ..spool.header_file import parse_header_file, render_header_file
 from ..spool.ids import IdMinter, MessageId
 from ..spool.journal import merge_journal
-from ..spool.locks import lock_directory, lock_number
+from ..spool.locks import lock_directory, lock_file, lock_number
 from ..spool.message import Message
 from . import log
 from .config import BatchConfig
@@ -81,6 +81,7 @@ class Batch:
 
     def __init__(self, source: str, destination: str, config: BatchConfig, *, dry_run: bool = False) -> None:
         self._dry_run = dry_run
+        self._patience_seconds = config.deadline_seconds * 2
         self._locks: int | None = None
         self._source = MessageDirectory(source)
         self._steps = build_steps(config.processor)
@@ -108,7 +109,9 @@ class Batch:
     def process_once(self, found: Found) -> Report:
         """Process a message that another machine may have begun, finished, or even have in hand.
 
-        One at a time, by a lock that ends with its holder; what is in DEST is done.
+        One at a time, by a lock that ends with its holder; what is in DEST is done. Whoever was
+        stopped with a message in hand may go on with it at any time, so nobody else may: that
+        message fails here, after twice the deadline, and the others get through.
         """
         try:
             if self._locks is None:
@@ -118,7 +121,9 @@ class Batch:
             # A descriptor of its own: two threads share the locks of one.
             descriptor = os.open(LOCKS, os.O_RDWR | os.O_CLOEXEC, dir_fd=self._staging)
             try:
-                lock_number(descriptor, zlib.crc32(found.id.encode()))
+                if not lock_number(descriptor, zlib.crc32(found.id.encode()), self._patience_seconds):
+                    reason = f"another worker has had it in hand for {self._patience_seconds:.0f} s: resume later"
+                    return Report(id=str(found.id), state="failed", reason=reason)
                 path = _header_path(found)
                 if durable.exists(path, at=self._destination.descriptor) is not None:
                     return Report(id=str(found.id), state="written", reason="done before", outputs=(path,))
@@ -372,12 +377,23 @@ def run(
 
 
 def finish(destination: str) -> None:
-    """Make everything durable and remove the staging directory, with what workers that died left in it."""
+    """Make everything durable and remove the staging directory, with what workers that died left in it.
+
+    It stays while a worker has a message in hand.
+    """
     descriptor = durable.open_directory(destination)
     try:
         durable.sync_file_system(descriptor)
-        if durable.exists(f"{STAGING}/{LOCKS}", at=descriptor) is not None:
-            _clear_staging(descriptor)
+        locks: int | None = None
+        with contextlib.suppress(FileNotFoundError):
+            locks = durable.open_file(f"{STAGING}/{LOCKS}", at=descriptor, write=True)
+        if locks is not None:
+            try:
+                if not lock_file(locks):
+                    return
+                _clear_staging(descriptor)
+            finally:
+                os.close(locks)
         with contextlib.suppress(OSError):
             durable.remove_directory(STAGING, at=descriptor)
     finally:

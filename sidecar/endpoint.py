@@ -28,16 +28,16 @@ Page = Callable[[], tuple[int, str, bytes]]
 
 
 class Health:
-    """What the pages say. silence is how many seconds without a sign of life are too many."""
+    """What the pages say."""
 
-    def __init__(self, config: Config, heartbeats: Heartbeats, silence: float) -> None:
-        self._config, self._heartbeats, self._silence = config, heartbeats, silence
+    def __init__(self, config: Config, heartbeats: Heartbeats) -> None:
+        self._config, self._heartbeats = config, heartbeats
 
     def troubles(self) -> list[str]:
         """Why the sidecar is not alive; nothing while it is."""
         return [
             f"worker {number} has given no sign of life for {self._heartbeats.silent_seconds(number):.0f} s"
-            for number in self._heartbeats.silent(self._silence)
+            for number in self._heartbeats.silent()
         ]
 
     def hindrances(self) -> list[str]:

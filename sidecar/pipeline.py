@@ -107,7 +107,7 @@ class Pipeline:
     def run(
         self, message: Message, *, log: FilteringBoundLogger, attempt: int = 1, released: tuple[str, ...] = ()
     ) -> Outcome:
-        """What shall become of message. released names processors whose hold is overridden.
+        """What shall become of message. released are the labels of steps whose hold is overridden.
 
         defer and hold concern the whole message, also from one part of a split one: nothing
         of it is published then. discard and bounce concern their part alone; a bounce that
@@ -125,7 +125,7 @@ class Pipeline:
             if part.position == len(self._steps):
                 finished.append(part)
                 continue
-            step = self._steps[part.position]
+            step, label = self._steps[part.position], self._labels[part.position]
             context = api.Context(
                 hostname=self._hostname,
                 authserv_id=self._authserv_id,
@@ -134,16 +134,16 @@ class Pipeline:
                 now=now,
                 deadline=deadline,
                 attempt=attempt,
+                released=label in released,
                 results=part.results,
             )
-            traced, following = _call(step, part, context, released=step.name in released)
+            traced, following = _call(step, part, context)
             trace.append(traced)
             # A hold or bounce that an operator overrode has not happened, nor what goes with it.
             happened = traced.error is None and not (
                 isinstance(traced.verdict, _ENDINGS) and isinstance(following, list)
             )
             for kind, payload in context.effects.declared if happened else ():
-                label = self._labels[part.position]
                 effects.append(Effect(processor=label, number=len(effects), kind=kind, payload=payload))
             notices += [self._notice(notice) for notice in context.notices.sent] if happened else []
             match following:
@@ -152,14 +152,14 @@ class Pipeline:
                     plan = Defer(reason=following.reason, retry_at=now + wait, processor=step.name)
                     return Outcome(plan=plan, trace=tuple(trace))
                 case api.Hold():
-                    return Outcome(plan=Hold(reason=following.reason, processor=step.name), trace=tuple(trace))
+                    return Outcome(plan=_hold(following, label, traced.error), trace=tuple(trace))
                 case api.Discard():
                     reasons.append(f"{step.name}: {following.reason}")
                 case api.Bounce():
                     doubt = why_not_bounce(message, part.results)
                     if doubt:
                         reason = f"{following.reason} (not bounced: {doubt})"
-                        return Outcome(plan=Hold(reason=reason, processor=step.name), trace=tuple(trace))
+                        return Outcome(plan=Hold(reason=reason, processor=label), trace=tuple(trace))
                     reasons.append(f"{step.name}: bounced: {following.reason}")
                     notices += self._notices(part, following, now)
                 case _:
@@ -221,6 +221,13 @@ def _labels(steps: tuple[Step, ...]) -> tuple[str, ...]:
     return tuple(f"{name}#{count + 1}" if count else name for name, count in zip(names, before, strict=True))
 
 
+def _hold(verdict: api.Hold, label: str, error: Exception | None) -> Hold:
+    if error is None:
+        return Hold(reason=verdict.reason, processor=label)
+    # Nobody's verdict, so nobody's name: a release has to try again, not to override what was never said.
+    return Hold(reason=verdict.reason if isinstance(error, ProcessorError) else f"{label}: {verdict.reason}")
+
+
 def _run_effect(step: Step, effect: api.Effect, log: FilteringBoundLogger) -> None:
     try:
         step.processor.run_effect(effect, log)
@@ -235,7 +242,7 @@ def _run_effect(step: Step, effect: api.Effect, log: FilteringBoundLogger) -> No
 _Following = list[_Part] | api.Defer | api.Hold | api.Discard | api.Bounce
 
 
-def _call(step: Step, part: _Part, context: api.Context, *, released: bool) -> tuple[Traced, _Following]:
+def _call(step: Step, part: _Part, context: api.Context) -> tuple[Traced, _Following]:
     """The one boundary: whatever a processor does, the engine goes on."""
     started = time.monotonic()
     verdict: api.Verdict | None = None
@@ -245,7 +252,7 @@ def _call(step: Step, part: _Part, context: api.Context, *, released: bool) -> t
         elsewhere = _when(step, part)
         if elsewhere is None:
             verdict = step.processor.process(part.message, context)
-            following = _follow(step, part, verdict, released=released)
+            following = _follow(step, part, verdict, released=context.released)
         else:
             following = elsewhere
     except TemporaryError as raised:

@@ -40,7 +40,7 @@ from ..spool.sources import Kind, Source
 from .config import Config, DirectorySource, ExportSource, QueueSource, SmtpRequeue, SpoolRequeue
 from .endpoint import Health, serve
 from .engine import Engine, Report
-from .heartbeat import Heartbeats
+from .heartbeat import LONGEST_SILENCE, Heartbeats
 from .listening import listen
 from .measure import Ended, Meter, ran
 from .pipeline import Step
@@ -57,8 +57,6 @@ _COPIED_EXPORT: Final = (
 _RESTART_WAIT: Final = 1.0
 #: Number of the child that answers over HTTP; workers count from 0.
 _ENDPOINT: Final = -1
-#: Seconds that a look at a very large directory may take.
-_LONGEST_LOOK: Final = 30.0
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
@@ -400,10 +398,6 @@ class Supervisor:
         self._stopping = False
         self._worst = 0
         self._heartbeats = Heartbeats(prepared.config.workers)
-        # A processor may take its time, and a hung one costs its worker after twice that.
-        requeue = prepared.config.requeue
-        sending = requeue.message_seconds if isinstance(requeue, SmtpRequeue) else 0.0
-        self._silence = prepared.config.deadline_seconds * 2 + sending + _RESTART_WAIT + _LONGEST_LOOK
         self._manager = ServiceManager()
         self._is_ready = self._is_withheld = False
 
@@ -465,13 +459,13 @@ class Supervisor:
         if not self._is_ready and not self._stopping and self._heartbeats.have_all_begun():
             self._is_ready = True
             self._manager.ready()
-        silent = [] if self._stopping else self._heartbeats.silent(self._silence)
+        silent = [] if self._stopping else self._heartbeats.silent()
         if not silent:
             self._is_withheld = False
             self._manager.ping()
         elif not self._is_withheld:
             self._is_withheld = True
-            self._log.error("watchdog.withheld", workers=silent, seconds=self._silence)
+            self._log.error("watchdog.withheld", workers=silent, seconds=LONGEST_SILENCE)
             self._manager.status(f"Workers {silent} give no sign of life")
 
     def _start(self, number: int) -> None:
@@ -488,7 +482,7 @@ class Supervisor:
 
     def _answer(self) -> int:
         if self._prepared.listener is not None:
-            health = Health(self._prepared.config, self._heartbeats, self._silence)
+            health = Health(self._prepared.config, self._heartbeats)
             serve(self._prepared.listener, health)
         return 0
 

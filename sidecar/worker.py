@@ -51,6 +51,8 @@ _SWEEP_SECONDS: Final = 60.0
 #: What opening a name says that is no regular file: nothing is wrong with the system.
 _NO_FILE_OF_EXIM: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENOTDIR})
 _GRACE: Final = 2.0
+#: Seconds that a look at a very large directory may take; then the main loop counts as hung.
+_LONGEST_LOOK: Final = 30.0
 _ONCE_PATIENCE: Final = 1.0
 
 EXIT_DONE, EXIT_FAILED, EXIT_TEMPORARY, EXIT_HUNG = 0, 1, 75, 70
@@ -117,6 +119,8 @@ class Worker:
         self._scan_wanted = True
         self._next_scan = 0.0
         self._guard = threading.Lock()
+        self._main_thread = 0
+        self._came_round = time.monotonic()
         self._in_hand: dict[int, tuple[float, str]] = {}
         self._waiting: list[_Waiting] = []
         self._paused_until = 0.0
@@ -134,13 +138,14 @@ class Worker:
 
     def run(self) -> int:
         """Work until stopped, or until nothing is left with once. Returns the exit code."""
+        self._main_thread, self._came_round = threading.get_ident(), time.monotonic()
+        threading.Thread(target=self._watch_over, name="watchdog", daemon=True).start()
         self._start_watching()
         self._attempt(self._recover_all)
         threads = [
             threading.Thread(target=self._serve, name=f"message-{number}") for number in range(self._thread_count)
         ]
-        watchdog = threading.Thread(target=self._watch_over, name="watchdog", daemon=True)
-        for thread in (*threads, watchdog):
+        for thread in threads:
             thread.start()
         try:
             while not self._stopping.is_set():
@@ -201,8 +206,7 @@ class Worker:
         self._wake.set()
 
     def _tick(self) -> None:
-        self._beat()
-        now = time.monotonic()
+        now = self._came_round = time.monotonic()
         if self._watch is not None and not self._watch.is_alive():
             self._log.error("watch.died", action="started again")
             self._watch.stop()
@@ -400,7 +404,8 @@ class Worker:
                 with self._guard:
                     self.ended[state] += 1
         finally:
-            self._beat()
+            if me == self._main_thread:
+                self._came_round = time.monotonic()
             with self._guard:
                 self._in_hand.pop(me, None)
 
@@ -466,6 +471,15 @@ class Worker:
     def _watch_over(self) -> None:
         while not self._ended.wait(1.0):
             self._check_hung()
+            if self._is_coming_round():
+                self._beat()
+
+    def _is_coming_round(self) -> bool:
+        """Whether the main loop is not hung; while a message is in its hand that has a deadline of its own."""
+        with self._guard:
+            is_in_hand = self._main_thread in self._in_hand
+        is_looking = time.monotonic() - self._came_round <= _LONGEST_LOOK
+        return is_looking or is_in_hand or self._stopping.is_set()
 
     def _check_hung(self) -> None:
         """A processor that hangs costs its worker, whose jobs another one finishes."""
