@@ -10,10 +10,13 @@ an exit code.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
+import sys
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Final, Literal
@@ -21,7 +24,7 @@ from typing import Final, Literal
 from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
-from ..errors import ConfigError
+from ..errors import ConfigError, TemporaryError
 from ..requeue import durable
 from ..requeue.destination import Destination
 from ..requeue.effects import Effect
@@ -43,6 +46,7 @@ from .engine import Engine, Report
 from .heartbeat import Heartbeats
 from .listening import listen
 from .measure import Ended, Meter, ran
+from .obstacles import find
 from .pipeline import Step
 from .pipeline_setup import build_steps, make_pipeline, make_resolver
 from .service_manager import ServiceManager
@@ -59,6 +63,8 @@ _RESTART_WAIT: Final = 1.0
 _ENDPOINT: Final = -1
 #: Seconds that a look at a very large directory may take.
 _LONGEST_LOOK: Final = 30.0
+#: What says nothing against the configuration.
+_PASSING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE})
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
@@ -85,10 +91,16 @@ class Prepared(Struct, frozen=True, kw_only=True):
 
 
 def prepare(config: Config) -> Prepared:
-    """Open, check and own the directories of a configuration, and build its processors. Raises ConfigError."""
+    """Open, check and own the directories of a configuration, and build its processors.
+
+    Raises ConfigError; TemporaryError where a disk is full or the like, which will pass.
+    """
     try:
         return _prepare(config)
     except OSError as error:
+        passing = [one for one in find(config, os.geteuid(), os.getegid()) if one.is_passing]
+        if passing or error.errno in _PASSING:
+            raise TemporaryError("; ".join([*map(str, passing), str(error)])) from error
         raise ConfigError(f"{error.filename or config.state_directory}: {error.strerror or error}") from error
 
 
@@ -327,6 +339,7 @@ def make_worker(
         in_use=None if prepared.target is None else prepared.target.is_in_use,
         meter=meter,
         beat=beat,
+        obstacles=partial(find, config, os.geteuid(), os.getegid()),
         drop_after_seconds=None if config.held.drop_after_days is None else config.held.drop_after_days * 86400,
         watch_mode=config.watch,
     )
@@ -483,8 +496,12 @@ class Supervisor:
         try:
             code = self._work(number) if number != _ENDPOINT else self._answer()
         finally:
-            # Never back into the parent's stack: its finally blocks are not this process's.
-            os._exit(code)
+            try:
+                if sys.exc_info()[0] is not None:
+                    traceback.print_exc()
+            finally:
+                # Never back into the parent's stack: its finally blocks are not this process's.
+                os._exit(code)
 
     def _answer(self) -> int:
         if self._prepared.listener is not None:

@@ -48,7 +48,15 @@ class Setup:
     """A source, a target and a state directory below one root, and what was put into the source."""
 
     def __init__(
-        self, root: Path, *, source: str, processors: str = "", extra: str = "", orphan_seconds: float = 0
+        self,
+        root: Path,
+        *,
+        source: str,
+        processors: str = "",
+        extra: str = "",
+        orphan_seconds: float = 0,
+        workers: int = 1,
+        threads: int = 1,
     ) -> None:
         self.root = root
         self.export = root / "export"
@@ -67,8 +75,8 @@ class Setup:
         text = f"""
 hostname = "mx.example.org"
 state_directory = "{self.state}"
-workers = 1
-threads = 1
+workers = {workers}
+threads = {threads}
 orphan_seconds = {orphan_seconds}
 {extra}
 [source]
