@@ -306,7 +306,6 @@ def make_worker(
         ordered=durable.keeps_metadata_in_order(prepared.state.descriptor),
         ledger=ledger,
         run_effects=run_effects,
-        queue=queue,
     )
     engine = Engine(
         pipeline,

@@ -191,9 +191,8 @@ class House:
 
     def wait(self) -> int:
         """The exit code, once it has ended."""
-        code = self.until(self._reap)
-        assert code is not None
-        return code[0]
+        ended: tuple[int] = self.until(self._reap)
+        return ended[0]
 
     def _reap(self) -> tuple[int] | None:
         process, status = os.waitpid(self._process, os.WNOHANG)
