@@ -275,7 +275,7 @@ def make_worker(
     )
 
     meter = Meter(dns=pipeline.dns_statistics)
-    tell, stop_telling = _make_tell(prepared)
+    tell, stop_telling = _make_tell(prepared, log)
     destination = _make_destination(prepared, log)
 
     def measure(reported: Report) -> None:
@@ -367,7 +367,7 @@ def _make_destination(prepared: Prepared, log: FilteringBoundLogger) -> Destinat
     return SmtpDestination(settings, resolver=make_resolver(prepared.config.dns), log=log)
 
 
-def _make_tell(prepared: Prepared) -> tuple[Tell, Callable[[], None]]:
+def _make_tell(prepared: Prepared, log: FilteringBoundLogger) -> tuple[Tell, Callable[[], None]]:
     """How Exim is told, and what to call at the end."""
     requeue = prepared.config.requeue
     if not isinstance(requeue, SpoolRequeue) or prepared.telling == "nobody":
@@ -375,7 +375,7 @@ def _make_tell(prepared: Prepared) -> tuple[Tell, Callable[[], None]]:
     if prepared.telling == "socket":
         notifier = Notifier.for_spool(requeue.spool_directory, requeue.notifier_socket)
         return notifier.tell, notifier.close
-    command = CommandNotifier(prepared.config.exim.command)
+    command = CommandNotifier(prepared.config.exim.command, log)
     if prepared.telling == "command":
         return command.tell, command.close
     notifier = Notifier.for_spool(requeue.spool_directory, requeue.notifier_socket)
