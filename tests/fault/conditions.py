@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -53,13 +54,21 @@ class Slow(Processor[Config]):
 """
 
 
+def may_mount() -> bool:
+    """Whether this process may mount (CAP_SYS_ADMIN): root in a container often may not."""
+    (effective,) = re.findall(r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return bool(int(effective, 16) >> 21 & 1)
+
+
 class Disk:
-    """A mounted file system. kind is ext4 or tmpfs; files limits its inodes."""
+    """A mounted file system. kind is ext4 or tmpfs, or "" for a directory of what is there; files limits its inodes."""
 
     def __init__(self, root: Path, kind: str, *, files: int = 0) -> None:
         self.place = root / "disk"
         self.place.mkdir()
-        self._kind = kind
+        self._mount: list[str] = []
+        if not kind:
+            return
         if kind == "tmpfs":
             size = f"size={_MIB}m" + (f",nr_inodes={files}" if files else "")
             self._mount = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(self.place)]
@@ -72,9 +81,11 @@ class Disk:
             self._mount = ["mount", "-o", "loop", str(image), str(self.place)]
 
     def mount(self) -> bool:
-        return subprocess.run(self._mount, check=False, capture_output=True).returncode == 0
+        return not self._mount or subprocess.run(self._mount, check=False, capture_output=True).returncode == 0
 
     def unmount(self) -> None:
+        if not self._mount:
+            return
         end = time.monotonic() + 20
         # Whoever was killed may take a moment.
         while subprocess.run(["umount", self.place], check=False, capture_output=True).returncode:
