@@ -20,7 +20,7 @@ from typing import Any, Literal
 import lmdb
 from msgspec import Struct
 
-from respool import ConfigError
+from respool import ConfigError, TemporaryError
 from respool.requeue import durable, ledger
 from respool.requeue.state import STATES
 from respool.sidecar import log, worker
@@ -145,6 +145,8 @@ def run(setup: Setup, fault: Fault | None = None, *, synced: bool = False) -> tu
             os.write(writer, b"%d" % calls())
         except ConfigError:
             code = 78
+        except TemporaryError:
+            code = 75
         except BaseException:  # noqa: BLE001 a child of the test must say what it died of, and never return
             traceback.print_exc(file=sys.stderr)
         finally:

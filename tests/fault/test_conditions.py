@@ -61,14 +61,6 @@ def _work(house: House) -> Path:
     return house.setup.state / "work"
 
 
-def _state(house: House) -> Path:
-    return house.setup.state
-
-
-def _ledger(house: House) -> Path:
-    return house.setup.state / "ledger"
-
-
 def _source(house: House) -> Path:
     return house.setup.place
 

@@ -60,6 +60,7 @@ def test_exactly_once_at_every_system_call(case: Case, disk: Path, tmp_path: Pat
         root.mkdir()
         setup, expected, ids = _make(case, root)
         code = run(setup, "-o", "/dev/null", "-e", f"trace={fault.call}", "-e", fault.expression())
+        assert code != 99, f"{fault} ended the sidecar with an exception"
         fired += code != 0
         delivered = setup.deliver()
         for _ in range(4):
