@@ -36,7 +36,7 @@ class HandBack:
     ordered says that the file system's journal keeps metadata in order (ext4, XFS), so
     that one fsync commits every earlier link and rename. Elsewhere each step is synced by
     itself, the destination of a rename always before its source. ledger is given for an
-    export source. queue is where outputs usually go.
+    export source.
     """
 
     def __init__(
@@ -50,11 +50,9 @@ class HandBack:
         ordered: bool = True,
         ledger: Ledger | None = None,
         run_effects: RunEffects | None = None,
-        queue: str = "",
     ) -> None:
         self._ledger = ledger
         self._run_effects = run_effects
-        self._queue = queue
         self._state = state
         self._target = target
         self._tell = tell
@@ -101,7 +99,10 @@ class HandBack:
         return published
 
     def _published_before(self, job: Job) -> tuple[Published, ...]:
-        """Outputs whose ``-H`` has left ``out/``, so that Exim is told once more."""
+        """Outputs whose ``-H`` has left ``out/`` and that Exim still has: it is told once more.
+
+        The queue went with the name of the ``-H``; so the queues are asked.
+        """
         out = durable.open_directory(OUT, at=job.descriptor)
         try:
             names = os.listdir(out)
@@ -113,7 +114,8 @@ class HandBack:
             if name.endswith("-D"):
                 with contextlib.suppress(ValueError):
                     ids.append(MessageId(name[:-2]))
-        return tuple(Published(message_id, self._queue) for message_id in ids if message_id not in waiting)
+        found = {message_id: self._target.queue_of(message_id) for message_id in ids if message_id not in waiting}
+        return tuple(Published(message_id, queue) for message_id, queue in found.items() if queue is not None)
 
     def settle(self, job: Job) -> None:
         """Forget a finished message: effects, the ledger's mark, out of sight by one rename, removed."""
@@ -181,4 +183,6 @@ def forget(job: Job) -> None:
     work = job.state.states["work"]
     gone = GONE + job.claim.name
     durable.rename(job.claim.name, gone, at=job.state.states[job.place], to=work)
-    durable.remove_tree(gone, at=work)
+    # It is out of sight: what can't be removed now, the next sweep removes.
+    with contextlib.suppress(OSError):
+        durable.remove_tree(gone, at=work)

@@ -44,6 +44,9 @@ _VALUE: Final = struct.Struct(">QQ")
 _LONGEST_SHOWN: Final = 320
 _FIRST_SIZE: Final = 16 << 20
 _SWEPT_AT_ONCE: Final = 5000
+_MOST_READERS: Final = 512
+#: As LMDB lays it out (mdb.c): a line of the cache for each reader, and a head.
+_LOCK_FILE_BYTES: Final = (_MOST_READERS + 4) * 64
 
 
 class LedgerError(OSError):
@@ -264,6 +267,19 @@ def _adopt(state: StateDirectory) -> None:
         os.close(descriptor)
 
 
+def _reserve_lock_file(path: str) -> None:
+    """Room for LMDB's table of readers before it maps it: on a full disk, touching a page that has none kills."""
+    with contextlib.suppress(FileNotFoundError):
+        # Only a new one: closing a descriptor of a file that LMDB has locked would lose it the lock.
+        if os.stat(path).st_size >= _LOCK_FILE_BYTES:
+            return
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, durable.FILE_MODE)
+    try:
+        os.posix_fallocate(descriptor, 0, _LOCK_FILE_BYTES)
+    finally:
+        os.close(descriptor)
+
+
 class _Request:
     def __init__(self, work: Callable[[Any], Any]) -> None:
         self.work = work
@@ -289,14 +305,16 @@ class _File:
                 shutil.chown(name, owner.st_uid, owner.st_gid)
 
     def _open(self) -> Any:
+        if not self._read_only:
+            _reserve_lock_file(self._path + "-lock")
         # With sync=False a power cut may leave nonsense: only for the file that is made anew.
         try:
             return lmdb.open(
                 self._path, subdir=False, map_size=_FIRST_SIZE, sync=self._synced, readonly=self._read_only,
-                create=not self._read_only, max_readers=512, mode=durable.FILE_MODE, max_spare_txns=0,
+                create=not self._read_only, max_readers=_MOST_READERS, mode=durable.FILE_MODE, max_spare_txns=0,
             )  # fmt: skip
         except lmdb.Error as error:
-            raise LedgerError(str(error)) from error
+            raise LedgerError(f"{self._path}: {error}") from error
 
     def close(self) -> None:
         self._environment.close()

@@ -1,7 +1,8 @@
 """Reprocessing an archive of pairs: SRC is only read, DEST gets the results.
 
 Outputs are staged in ``DEST/.respool/`` and renamed, ``-H`` last: a message whose ``-H``
-is in DEST is done, which is all that a resumed run has to know.
+is in DEST is done, which is all that a resumed run has to know. Effects that processors
+declared run then, at least once: owed_effects.py.
 
 Diagnostics: ConfigError for directories that can't be used; what goes wrong with one
 message is in its Report and never stops the rest.
@@ -21,10 +22,12 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Final, Literal
 
+import msgspec
 from msgspec import Struct
 
 from ..errors import ConfigError, SpoolFormatError, TemporaryError
 from ..requeue import durable
+from ..requeue.effects import Effect, render_plan
 from ..requeue.plan import Defer, Hold, Output, Requeue
 from ..requeue.reading import check_first_line, read_file
 from ..spool.body import FileBody
@@ -35,7 +38,7 @@ from ..spool.ids import IdMinter, MessageId
 from ..spool.journal import merge_journal
 from ..spool.locks import lock_directory, lock_file, lock_number
 from ..spool.message import Message
-from . import log
+from . import log, owed_effects
 from .config import BatchConfig
 from .pipeline import Pipeline, Traced
 from .pipeline_setup import build_steps, make_pipeline
@@ -74,6 +77,7 @@ class Handled(Struct, frozen=True, kw_only=True):
     trace: tuple[Traced, ...] = ()
     before: Message | None = None
     after: tuple[Output, ...] = ()
+    effects: tuple[Effect, ...] = ()
 
 
 class Batch:
@@ -126,7 +130,7 @@ class Batch:
                     return Report(id=str(found.id), state="failed", reason=reason)
                 path = _header_path(found)
                 if durable.exists(path, at=self._destination.descriptor) is not None:
-                    return Report(id=str(found.id), state="written", reason="done before", outputs=(path,))
+                    return self._settle(found, Report(id=str(found.id), state="written", outputs=(path,)))
                 note = found.id + _NOTE
                 if durable.exists(note, at=self._staging) is not None:
                     _remove_parts(self._staging, note, self._destination.descriptor)
@@ -138,7 +142,13 @@ class Batch:
             return Report(id=str(found.id), state="failed", reason=str(error))
 
     def process(self, found: Found) -> Handled:
-        """Process one message, and write the result unless this is a dry run."""
+        """Process one message, and write the result unless this is a dry run.
+
+        Of one that is done only the effects that it owes are run.
+        """
+        path = _header_path(found)
+        if not self._dry_run and durable.exists(path, at=self._destination.descriptor) is not None:
+            return Handled(report=self._settle(found, Report(id=str(found.id), state="written", outputs=(path,))))
         try:
             place = self._source.open_subdirectory(found.subdirectory)
         except OSError as error:
@@ -156,6 +166,15 @@ class Batch:
         finally:
             os.close(place)
 
+    def _settle(self, found: Found, report: Report) -> Report:
+        """Run the effects of a message that is done; the report, with what is still owed."""
+        try:
+            owed_effects.run(self._staging, found.id, self._pipeline, self._log)
+        except (TemporaryError, OSError) as error:
+            reason = f"{report.state}, but its effects wait (run again with --resume): {error}"
+            return msgspec.structs.replace(report, state="failed", reason=reason)
+        return report
+
     def _process(self, found: Found, place: int, data: int) -> Handled:
         check_first_line(data, found.id)
         header = read_file(found.id.header_name, at=place)
@@ -167,10 +186,11 @@ class Batch:
         message = Message(merged, FileBody(data, found.id.body_offset, wireformat=envelope.is_wireformat))
         outcome = self._pipeline.run(message, log=self._log)
         outputs: tuple[Output, ...] = ()
+        effects: tuple[Effect, ...] = ()
         state: State
         match outcome.plan:
             case Requeue():
-                outputs = outcome.plan.outputs
+                outputs, effects = outcome.plan.outputs, outcome.plan.effects
                 state = "written" if outputs else "discarded"
             case Defer():
                 state = "deferred"
@@ -180,12 +200,16 @@ class Batch:
                 raise AssertionError("the pipeline makes no other plan")
         paths: tuple[str, ...] = ()
         size = 0
+        if effects and not self._dry_run:
+            self._stage(owed_effects.note_name(found.id), render_plan(effects))
         if outputs and not self._dry_run:
             # Untouched headers go over as they are, with the journal beside them; rewritten ones have it merged.
             untouched = len(outputs) == 1 and outputs[0].message.envelope is merged
             paths, size = self._write_all(found, data, outputs, (header, journal) if untouched else None)
         report = Report(id=str(found.id), state=state, reason=outcome.plan.reason, outputs=paths, bytes=size)
-        return Handled(report=report, trace=outcome.trace, before=message, after=outputs)
+        if effects and not self._dry_run:
+            report = self._settle(found, report)
+        return Handled(report=report, trace=outcome.trace, before=message, after=outputs, effects=effects)
 
     def _write_all(
         self, found: Found, data: int, outputs: tuple[Output, ...], original: tuple[bytes, bytes | None] | None
@@ -306,11 +330,21 @@ def survey(source: str, destination: str, *, resume: bool, dry_run: bool, shared
         done = {found.id for found in target.list().pairs}
         if resume and not shared:
             done -= _clean_up(target, done)
+        if done and not resume:
+            raise ConfigError(f"{destination} holds {len(done)} messages already: give --resume, or another directory")
+        # process() looks at these once more.
+        done -= _owing(target)
     finally:
         target.close()
-    if done and not resume:
-        raise ConfigError(f"{destination} holds {len(done)} messages already: give --resume, or another directory")
     return [found for found in pairs if found.id not in done]
+
+
+def _owing(target: MessageDirectory) -> set[MessageId]:
+    staging = durable.open_directory(STAGING, at=target.descriptor)
+    try:
+        return owed_effects.owing(staging)
+    finally:
+        os.close(staging)
 
 
 def _clean_up(target: MessageDirectory, done: set[MessageId]) -> set[MessageId]:
@@ -328,7 +362,7 @@ def _clean_up(target: MessageDirectory, done: set[MessageId]) -> set[MessageId]:
                 removed |= _remove_parts(staging, name, target.descriptor)
         # Notes only now: a kill between here and there is like one before.
         for name in list_names(staging):
-            if name != LOCKS:
+            if name != LOCKS and not owed_effects.is_note(name):
                 durable.unlink(name, at=staging)
     finally:
         os.close(staging)
@@ -404,8 +438,9 @@ def _clear_staging(destination: int) -> None:
     staging = durable.open_directory(STAGING, at=destination)
     try:
         for name in list_names(staging):
-            with contextlib.suppress(FileNotFoundError):
-                durable.unlink(name, at=staging)
+            if not owed_effects.is_note(name):
+                with contextlib.suppress(FileNotFoundError):
+                    durable.unlink(name, at=staging)
     finally:
         os.close(staging)
 

@@ -10,10 +10,13 @@ an exit code.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
+import sys
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Final, Literal
@@ -21,7 +24,7 @@ from typing import Final, Literal
 from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
-from ..errors import ConfigError
+from ..errors import ConfigError, TemporaryError
 from ..requeue import durable
 from ..requeue.destination import Destination
 from ..requeue.effects import Effect
@@ -43,6 +46,7 @@ from .engine import Engine, Report
 from .heartbeat import LONGEST_SILENCE, Heartbeats
 from .listening import listen
 from .measure import Ended, Meter, ran
+from .obstacles import find
 from .pipeline import Step
 from .pipeline_setup import build_steps, make_pipeline, make_resolver
 from .service_manager import ServiceManager
@@ -57,6 +61,8 @@ _COPIED_EXPORT: Final = (
 _RESTART_WAIT: Final = 1.0
 #: Number of the child that answers over HTTP; workers count from 0.
 _ENDPOINT: Final = -1
+#: What says nothing against the configuration.
+_PASSING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE})
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
@@ -83,10 +89,16 @@ class Prepared(Struct, frozen=True, kw_only=True):
 
 
 def prepare(config: Config) -> Prepared:
-    """Open, check and own the directories of a configuration, and build its processors. Raises ConfigError."""
+    """Open, check and own the directories of a configuration, and build its processors.
+
+    Raises ConfigError; TemporaryError where a disk is full or the like, which will pass.
+    """
     try:
         return _prepare(config)
     except OSError as error:
+        passing = [one for one in find(config, os.geteuid(), os.getegid()) if one.is_passing]
+        if passing or error.errno in _PASSING:
+            raise TemporaryError("; ".join([*map(str, passing), str(error)])) from error
         raise ConfigError(f"{error.filename or config.state_directory}: {error.strerror or error}") from error
 
 
@@ -261,7 +273,7 @@ def make_worker(
     )
 
     meter = Meter(dns=pipeline.dns_statistics)
-    tell, stop_telling = _make_tell(prepared)
+    tell, stop_telling = _make_tell(prepared, log)
     destination = _make_destination(prepared, log)
 
     def measure(reported: Report) -> None:
@@ -292,7 +304,6 @@ def make_worker(
         ordered=durable.keeps_metadata_in_order(prepared.state.descriptor),
         ledger=ledger,
         run_effects=run_effects,
-        queue=queue,
     )
     engine = Engine(
         pipeline,
@@ -325,6 +336,7 @@ def make_worker(
         in_use=None if prepared.target is None else prepared.target.is_in_use,
         meter=meter,
         beat=beat,
+        obstacles=partial(find, config, os.geteuid(), os.getegid()),
         drop_after_seconds=None if config.held.drop_after_days is None else config.held.drop_after_days * 86400,
         watch_mode=config.watch,
     )
@@ -353,7 +365,7 @@ def _make_destination(prepared: Prepared, log: FilteringBoundLogger) -> Destinat
     return SmtpDestination(settings, resolver=make_resolver(prepared.config.dns), log=log)
 
 
-def _make_tell(prepared: Prepared) -> tuple[Tell, Callable[[], None]]:
+def _make_tell(prepared: Prepared, log: FilteringBoundLogger) -> tuple[Tell, Callable[[], None]]:
     """How Exim is told, and what to call at the end."""
     requeue = prepared.config.requeue
     if not isinstance(requeue, SpoolRequeue) or prepared.telling == "nobody":
@@ -361,7 +373,7 @@ def _make_tell(prepared: Prepared) -> tuple[Tell, Callable[[], None]]:
     if prepared.telling == "socket":
         notifier = Notifier.for_spool(requeue.spool_directory, requeue.notifier_socket)
         return notifier.tell, notifier.close
-    command = CommandNotifier(prepared.config.exim.command)
+    command = CommandNotifier(prepared.config.exim.command, log)
     if prepared.telling == "command":
         return command.tell, command.close
     notifier = Notifier.for_spool(requeue.spool_directory, requeue.notifier_socket)
@@ -477,8 +489,12 @@ class Supervisor:
         try:
             code = self._work(number) if number != _ENDPOINT else self._answer()
         finally:
-            # Never back into the parent's stack: its finally blocks are not this process's.
-            os._exit(code)
+            try:
+                if sys.exc_info()[0] is not None:
+                    traceback.print_exc()
+            finally:
+                # Never back into the parent's stack: its finally blocks are not this process's.
+                os._exit(code)
 
     def _answer(self) -> int:
         if self._prepared.listener is not None:

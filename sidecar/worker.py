@@ -35,6 +35,7 @@ from ..spool.watch import Watch
 from .engine import Engine, Why, is_failure
 from .intake import Intake, Item
 from .measure import Meter
+from .obstacles import Obstacle
 from .status import Reporter
 
 #: Seconds; the fault tests shorten it.
@@ -50,6 +51,7 @@ _REPORT_SECONDS: Final = 5.0
 _SWEEP_SECONDS: Final = 60.0
 #: What opening a name says that is no regular file: nothing is wrong with the system.
 _NO_FILE_OF_EXIM: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENOTDIR})
+_CLOSED: Final = frozenset({errno.EACCES, errno.EPERM})
 _GRACE: Final = 2.0
 #: Seconds that a look at a very large directory may take; then the main loop counts as hung.
 _LONGEST_LOOK: Final = 30.0
@@ -93,8 +95,10 @@ class Worker:
         watch_mode: Literal["auto", "poll"] = "auto",
         meter: Meter | None = None,
         beat: Callable[[], None] | None = None,
+        obstacles: Callable[[], tuple[Obstacle, ...]] = tuple,
     ) -> None:
         self._beat = beat or _nobody_listens
+        self._obstacles = obstacles
         self._in_use = in_use
         self._at_end = at_end
         self._ledger = ledger
@@ -105,6 +109,7 @@ class Worker:
         self._last_success = time.monotonic()
         self._last_trouble = 0.0
         self._probing = threading.Lock()
+        self._failing_looks: set[str] = set()
         self._watch_mode = watch_mode
         self._state, self._source, self._engine = state, source, engine
         self._log = log
@@ -221,19 +226,27 @@ class Worker:
             self._attempt(self._scan)
             self._attempt(self._retry_deferred)
             self._attempt(self._recover_all)
+            if self._failing_looks:
+                self._next_scan = now + min(_PAUSE, self._scan_seconds)
         self._go_on_waiting(now)
+        if self._is_in_trouble() and now >= self._paused_until and self._is_idle():
+            # No message is there to try with, and every look has gone well since.
+            self._succeed()
         if now >= self._next_report:
             self._next_report = now + _REPORT_SECONDS
             self._report()
         if self._is_first and now >= self._next_sweep:
-            self._next_sweep = now + _SWEEP_SECONDS
             self._attempt(self._sweep)
+            self._next_sweep = now + (_PAUSE if self._failing_looks else _SWEEP_SECONDS)
 
     def _attempt(self, look: Callable[[], None]) -> None:
         try:
             look()
         except OSError as error:
+            self._failing_looks.add(look.__name__)
             self._pause(error)
+        else:
+            self._failing_looks.discard(look.__name__)
 
     def _scan(self) -> None:
         now = time.monotonic()
@@ -331,6 +344,11 @@ class Worker:
     def _is_in_trouble(self) -> bool:
         return self._last_trouble > self._last_success
 
+    def _is_idle(self) -> bool:
+        with self._guard:
+            is_busy = bool(self._in_hand or self._waiting)
+        return not is_busy and not self._failing_looks and not self._intake.waiting()
+
     def _troubled(self) -> int:
         with self._guard:
             return sum(1 for waiting in self._waiting if waiting.failures)
@@ -365,6 +383,11 @@ class Worker:
             if error.errno in _NO_FILE_OF_EXIM:
                 self._log.error("message.unreadable", id=str(found.id), error=error)
                 self._leave(found)
+                return
+            if error.errno in _CLOSED and not self._once and not self._obstacles():
+                # The directories are open to us, so it is this file: it may not stop the rest.
+                self._log.error("message.unreadable", id=str(found.id), error=error)
+                self._intake.again(found, _LONGEST_PAUSE)
                 return
             self._pause(error, str(found.id))
             if self._once:
@@ -411,7 +434,9 @@ class Worker:
 
     def _succeed(self) -> None:
         self._last_success = time.monotonic()
-        self._reporter.paused("")
+        seconds = self._reporter.resumed()
+        if seconds:
+            self._log.info("intake.resumed", seconds=round(seconds, 1))
 
     def _fail(self, job: Job, error: Exception, before: _Waiting | None) -> None:
         """The system, or a part of it that concerns this message, can't go on.
@@ -456,9 +481,13 @@ class Worker:
         """Trouble with the system itself: take nothing new for a while."""
         self._last_trouble = time.monotonic()
         self._paused_until = self._last_trouble + _PAUSE
+        obstacles = self._obstacles()
         self._reporter.failed(str(error), message_id)
-        self._reporter.paused(str(error))
-        self._log.error("intake.paused", error=error, id=message_id or None, seconds=_PAUSE)
+        since = self._reporter.paused("; ".join(map(str, obstacles)) or str(error))
+        self._log.error(
+            "intake.paused", error=error, id=message_id or None, seconds=_PAUSE, since=round(since, 3),
+            obstacles=[str(one) for one in obstacles], advice=[one.advice for one in obstacles],
+        )  # fmt: skip
 
     def _is_drained(self) -> bool:
         with self._guard:

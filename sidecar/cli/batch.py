@@ -59,6 +59,9 @@ def batch(
     SRC is only read. DEST is made, with the names and the layout of SRC. Without
     processors the pairs come out byte for byte. DEST may be left out with --dry-run.
 
+    What processors do besides, such as lines of a DMARC history, is done for each message
+    once it is written, as by the sidecar. After an interruption it may be done twice.
+
     \b
     Exit codes: 0 all written or discarded; 1 some deferred, held, corrupt or failed;
     75 a worker process died, or the cluster was lost: go on with --resume.
@@ -187,6 +190,8 @@ def _lines(handled: archive.Handled, step_count: int) -> Iterator[Text]:
             yield Text("    unchanged", "dim")
         for text in difference.render(changes):
             yield Text("    ").append_text(text)
+    for effect in handled.effects:
+        yield Text(f"  afterwards {escape(effect.processor)}: {escape(effect.kind)}", "dim")
     yield Text()
 
 
@@ -211,5 +216,6 @@ def _document(handled: archive.Handled, step_count: int) -> bytes:
                 }
                 for made in handled.after
             ],
+            "effects": [{"processor": effect.processor, "kind": effect.kind} for effect in handled.effects],
         }
     )

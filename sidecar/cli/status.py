@@ -27,6 +27,7 @@ from rich.text import Text
 
 from ...errors import TemporaryError
 from ..config import Config, load
+from ..obstacles import Obstacle
 from ..overview import Condition, Overview, ProcessorFigures, look
 from . import terminal
 
@@ -141,6 +142,8 @@ def _view(overview: Overview, *, framed: bool) -> RenderableType:
         Text(),
         Columns([_workers(overview), _processors(overview)], padding=(0, 4)),
     ]
+    if overview.obstacles:
+        parts = [*map(_obstacle, overview.obstacles), Text(), *parts]
     if overview.troubles:
         parts += [Text(), _troubles(overview)]
     if not framed:
@@ -152,11 +155,18 @@ def _view(overview: Overview, *, framed: bool) -> RenderableType:
 def _headline(overview: Overview) -> Text:
     line = Text("respool  ", style="bold")
     line.append(f"● {overview.condition}", style=_COLOURS[overview.condition])
-    reasons = {report.paused for report in overview.workers if report.paused}
-    for reason in sorted(reasons):
+    if overview.paused_since:
+        line.append(f" for {duration(overview.time - overview.paused_since)}")
+    # What a worker ran into is shown below as it is now, if it still is.
+    shown = {"", "; ".join(map(str, overview.obstacles))}
+    for reason in sorted({report.paused for report in overview.workers} - shown):
         line.append(" (").append_text(terminal.plain(reason)).append(")")
     line.append(f"  {time.strftime('%H:%M:%S', time.localtime(overview.time))}", style="dim")
     return line
+
+
+def _obstacle(obstacle: Obstacle) -> Text:
+    return terminal.plain(str(obstacle), "red").append(f": {terminal.escape(obstacle.advice)}", style="")
 
 
 def _queues(overview: Overview) -> Table:

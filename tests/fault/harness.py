@@ -20,7 +20,7 @@ from typing import Any, Literal
 import lmdb
 from msgspec import Struct
 
-from respool import ConfigError
+from respool import ConfigError, TemporaryError
 from respool.requeue import durable, ledger
 from respool.requeue.state import STATES
 from respool.sidecar import log, worker
@@ -48,7 +48,15 @@ class Setup:
     """A source, a target and a state directory below one root, and what was put into the source."""
 
     def __init__(
-        self, root: Path, *, source: str, processors: str = "", extra: str = "", orphan_seconds: float = 0
+        self,
+        root: Path,
+        *,
+        source: str,
+        processors: str = "",
+        extra: str = "",
+        orphan_seconds: float = 0,
+        workers: int = 1,
+        threads: int = 1,
     ) -> None:
         self.root = root
         self.export = root / "export"
@@ -67,8 +75,8 @@ class Setup:
         text = f"""
 hostname = "mx.example.org"
 state_directory = "{self.state}"
-workers = 1
-threads = 1
+workers = {workers}
+threads = {threads}
 orphan_seconds = {orphan_seconds}
 {extra}
 [source]
@@ -137,6 +145,8 @@ def run(setup: Setup, fault: Fault | None = None, *, synced: bool = False) -> tu
             os.write(writer, b"%d" % calls())
         except ConfigError:
             code = 78
+        except TemporaryError:
+            code = 75
         except BaseException:  # noqa: BLE001 a child of the test must say what it died of, and never return
             traceback.print_exc(file=sys.stderr)
         finally:

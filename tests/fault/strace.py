@@ -20,7 +20,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from respool import ConfigError
+from respool import ConfigError, TemporaryError
 from respool.sidecar import log, worker
 from respool.sidecar.supervisor import make_worker, prepare
 
@@ -62,6 +62,8 @@ def run(setup: Setup, *arguments: str) -> int:
             code = _drain(setup)
         except ConfigError:
             code = 78
+        except TemporaryError:
+            code = 75
         finally:
             os._exit(code)
     tracer: subprocess.Popen[bytes] | None = None
