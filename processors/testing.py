@@ -31,6 +31,7 @@ from .api import Context, Freeze, Proceed, Processor, ProcessorConfig, Split, Ve
 from .edits import apply, divide
 from .registry import decode_config
 from .results import AuthResult
+from .verdict_check import check_verdict
 
 __all__ = ["Ran", "ZoneResolver", "make_context", "make_message", "read_message", "run"]
 
@@ -186,7 +187,8 @@ def run(
     elif config is not None:
         raise ValueError("config is for a class: this processor is made already")
     given = make_message() if message is None else message
-    verdict = processor.process(given, make_context(zone=zone) if context is None else context)
+    answer = processor.process(given, make_context(zone=zone) if context is None else context)
+    verdict = check_verdict(answer, given)
     match verdict:
         case Proceed() | Freeze():
             applied = apply(given, verdict.edits)

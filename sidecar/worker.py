@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from typing import Final, Literal
@@ -51,7 +53,11 @@ _SWEEP_SECONDS: Final = 60.0
 #: What opening a name says that is no regular file: nothing is wrong with the system.
 _NO_FILE_OF_EXIM: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENOTDIR})
 _GRACE: Final = 2.0
+_LINES_SHOWN: Final = 4
 _ONCE_PATIENCE: Final = 1.0
+
+#: How the names of threads begin that have messages in hand.
+MESSAGE_THREAD: Final = "respool-message-"
 
 EXIT_DONE, EXIT_FAILED, EXIT_TEMPORARY, EXIT_HUNG = 0, 1, 75, 70
 
@@ -135,12 +141,14 @@ class Worker:
     def run(self) -> int:
         """Work until stopped, or until nothing is left with once. Returns the exit code."""
         self._start_watching()
+        # Before recovery: a message that hung a worker hangs the next one there.
+        threading.Thread(target=self._watch_over, name="watchdog", daemon=True).start()
         self._attempt(self._recover_all)
         threads = [
-            threading.Thread(target=self._serve, name=f"message-{number}") for number in range(self._thread_count)
+            threading.Thread(target=self._serve, name=f"{MESSAGE_THREAD}{number}")
+            for number in range(self._thread_count)
         ]
-        watchdog = threading.Thread(target=self._watch_over, name="watchdog", daemon=True)
-        for thread in (*threads, watchdog):
+        for thread in threads:
             thread.start()
         try:
             while not self._stopping.is_set():
@@ -471,10 +479,25 @@ class Worker:
         """A processor that hangs costs its worker, whose jobs another one finishes."""
         now = time.monotonic()
         with self._guard:
-            hung = [message for since, message in self._in_hand.values() if now - since > self._hung_after]
+            hung = [
+                (thread, message)
+                for thread, (since, message) in self._in_hand.items()
+                if now - since > self._hung_after
+            ]
         if hung:
-            self._log.error("worker.hung", id=hung[0], seconds=self._hung_after)
+            thread, message = hung[0]
+            self._log.error(
+                "worker.hung", id=message, seconds=self._hung_after, processor=self._engine.running(thread) or None,
+                where=_where(thread),
+            )  # fmt: skip
             os._exit(EXIT_HUNG)
+
+
+def _where(thread: int) -> str:
+    """The innermost lines that a thread is at, for whoever has to find out what it waits for."""
+    frame = sys._current_frames().get(thread)
+    lines = traceback.extract_stack(frame)[-_LINES_SHOWN:] if frame is not None else []
+    return " < ".join(f"{line.filename}:{line.lineno} {line.name}" for line in reversed(lines))
 
 
 def _nobody_listens() -> None:
