@@ -8,8 +8,10 @@ state, what goes wrong with the system pauses the intake and is in the log.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
 import sys
 import threading
 import time
@@ -54,6 +56,9 @@ _SWEEP_SECONDS: Final = 60.0
 _NO_FILE_OF_EXIM: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENOTDIR})
 _GRACE: Final = 2.0
 _LINES_SHOWN: Final = 4
+#: The part of the descriptors a process may have, and the threads beside our own, that no healthy worker has.
+_FULL: Final = 0.75
+_MOST_THREADS: Final = 256
 _ONCE_PATIENCE: Final = 1.0
 
 #: How the names of threads begin that have messages in hand.
@@ -226,6 +231,7 @@ class Worker:
             self._attempt(self._retry_deferred)
             self._attempt(self._recover_all)
         self._go_on_waiting(now)
+        self._check_leaks()
         if now >= self._next_report:
             self._next_report = now + _REPORT_SECONDS
             self._report()
@@ -470,6 +476,30 @@ class Worker:
             if self._waiting:
                 return all(waiting.wait >= _ONCE_PATIENCE for waiting in self._waiting)
         return self._intake.waiting() == 0
+
+    def _check_leaks(self) -> None:
+        """End this worker, for another to be started, where a processor keeps open or running what it should not."""
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        threads = threading.active_count() - self._thread_count
+        targets: Counter[str] = Counter()
+        try:
+            descriptors = os.listdir("/proc/self/fd")
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                return
+            # Not even one for looking is left: then they are 0 to limit, or there about.
+            descriptors = [str(number) for number in range(limit)]
+        if len(descriptors) < limit * _FULL and threads < _MOST_THREADS:
+            return
+        for descriptor in descriptors:
+            with contextlib.suppress(OSError):
+                targets[os.readlink(f"/proc/self/fd/{descriptor}").partition(":")[0]] += 1
+        self._log.error(
+            "worker.leaking", descriptors=len(descriptors), limit=limit, threads=threads,
+            most=", ".join(f"{target} {count} times" for target, count in targets.most_common(3)),
+            action="ends and is started again",
+        )  # fmt: skip
+        self.stop()
 
     def _watch_over(self) -> None:
         while not self._ended.wait(1.0):

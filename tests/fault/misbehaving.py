@@ -32,6 +32,8 @@ from respool import (
     split,
 )
 
+KEPT: list[int] = []
+
 
 class TextlessError(Exception):
     """Whose text can't be had."""
@@ -96,6 +98,11 @@ def thread_that_fails() -> Any:
     return proceed()
 
 
+def leaks() -> Any:
+    KEPT.extend(os.open("/etc/hostname", os.O_RDONLY) for _ in range(20))
+    return proceed()
+
+
 def changes_the_process() -> Any:
     os.chdir("/")
     os.umask(0o777)
@@ -154,6 +161,7 @@ DEEDS: dict[str, Any] = {
     # The process as a whole.
     "forks": forks,
     "forks-and-stays": forks_and_stays,
+    "leaks": leaks,
     "leaves-a-thread": leaves_a_thread,
     "thread-that-fails": thread_that_fails,
     "changes-the-process": changes_the_process,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,15 @@ main()
 
 #: Deeds that kill the worker or make it end, and what the log says of them.
 DEADLY = ("exits", "killed", "segfault", "loops", "blocks")
-HARMLESS = ("forks", "forks-and-stays", "leaves-a-thread", "thread-that-fails", "changes-the-process", "well-behaved")
+HARMLESS = (
+    "forks",
+    "forks-and-stays",
+    "leaks",
+    "leaves-a-thread",
+    "thread-that-fails",
+    "changes-the-process",
+    "well-behaved",
+)
 DEFERRED = ("temporary-odd",)
 HELD = tuple(sorted(set(misbehaving.DEEDS) - set(DEADLY) - set(HARMLESS) - set(DEFERRED)))
 
@@ -62,9 +72,8 @@ class Ran:
         return [line for line in self.log if line["event"] == name and (not deed or line.get("id") == self.ids[deed])]
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    root = tmp_path_factory.mktemp("misbehaving")
+def prepare(root: Path, deeds: list[str], workers: int) -> tuple[Path, dict[str, str]]:
+    """A configuration with one message for each deed; the ids of these, in order."""
     for name in ("source", "target", "state"):
         (root / name).mkdir(mode=0o750)
     plugin = root / "misbehaving.py"
@@ -74,7 +83,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     configuration.write_text(f"""
 hostname = "mx.example.org"
 state_directory = "{root}/state"
-workers = 2
+workers = {workers}
 threads = 2
 deadline_seconds = 0.5
 memory_mib = 512
@@ -90,34 +99,70 @@ on_error = "hold"
 """)
     minter = IdMinter(long=True)
     ids: dict[str, str] = {}
-    for deed in (*misbehaving.DEEDS, "well-behaved"):
-        ids[deed] = str(minter.mint())
+    for number, deed in enumerate(deeds):
+        message_id = str(minter.mint())
+        ids[deed if deeds.count(deed) == 1 else f"{deed} {number}"] = message_id
         fields = [("From", "a@sender.example"), ("X-Deed", deed)]
         if deed in misbehaving.DEEDS:
             fields.append(("X-Do", deed))
-        message = make_message(fields, message_id=ids[deed])
-        (root / "source" / f"{ids[deed]}-D").write_bytes(f"{ids[deed]}-D\n".encode() + b"Hello,\n\nworld.\n")
-        (root / "source" / f"{ids[deed]}-D").chmod(0o640)
-        (root / "source" / f"{ids[deed]}-H").write_bytes(render_header_file(message.envelope))
+        message = make_message(fields, message_id=message_id)
+        data = root / "source" / f"{message_id}-D"
+        data.write_bytes(f"{message_id}-D\n".encode() + b"Hello,\n\nworld.\n")
+        data.chmod(0o640)
+        (root / "source" / f"{message_id}-H").write_bytes(render_header_file(message.envelope))
+    return configuration, ids
+
+
+def run(root: Path, configuration: Path, done: Callable[[], bool]) -> int:
+    """Run the sidecar until that is so, then end it; the exit code."""
     with (root / "log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-c", SIDECAR, str(configuration)], stderr=log, cwd=root)
     try:
-        wait_for(process, root, len(HARMLESS), len(HELD) + len(DEADLY))
+        give_up = time.monotonic() + 120
+        while not done():
+            assert process.poll() is None, (root / "log").read_text()[-4000:]
+            assert time.monotonic() < give_up, (root / "log").read_text()[-4000:]
+            time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
-        exit_code = process.wait(30)
+        return process.wait(30)
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    root = tmp_path_factory.mktemp("misbehaving")
+    configuration, ids = prepare(root, [*misbehaving.DEEDS, "well-behaved"], workers=2)
+
+    def done() -> bool:
+        held = count(root / "state/held")
+        return count(root / "target", "-H") >= len(HARMLESS) and held >= len(HELD) + len(DEADLY)
+
+    exit_code = run(root, configuration, done)
     return Ran(root, ids, (root / "log").read_text(), exit_code)
 
 
-def wait_for(process: subprocess.Popen[bytes], root: Path, published: int, held: int) -> None:
-    give_up = time.monotonic() + 120
-    while time.monotonic() < give_up and process.poll() is None:
-        if len(list((root / "target").glob("*-H"))) >= published and len(os.listdir(root / "state/held")) >= held:
-            return
-        time.sleep(0.1)
-    raise AssertionError((root / "log").read_text()[-4000:])
+def test_a_worker_out_of_descriptors_makes_room_for_another(tmp_path: Path) -> None:
+    configuration, ids = prepare(tmp_path, ["leaks"] * 60, workers=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+    try:
+        # One that finds no descriptor itself is held, by name.
+        run(tmp_path, configuration, lambda: count(tmp_path / "target", "-H") + count(tmp_path / "state/held") == 60)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    log = (tmp_path / "log").read_text()
+    assert '"event":"worker.leaking"' in log
+    assert "/etc/hostname" in log
+    assert os.listdir(tmp_path / "state/work") == []
+    ended = [name[:-2] for name in os.listdir(tmp_path / "target") if name.endswith("-H")]
+    ended += [name.partition(".")[0] for name in os.listdir(tmp_path / "state/held")]
+    assert sorted(ended) == sorted(ids.values())
+
+
+def count(directory: Path, suffix: str = "") -> int:
+    return sum(name.endswith(suffix) for name in os.listdir(directory)) if directory.exists() else 0
 
 
 @pytest.mark.parametrize("deed", HELD)
