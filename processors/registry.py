@@ -86,6 +86,9 @@ def decode_config(processor_class: type[Processor[Any]], config: dict[str, Any])
         return msgspec.convert(config, processor_class.config_type)
     except msgspec.ValidationError as error:
         raise _config_error(str(error), processor_class.config_type) from error
+    except (TypeError, NameError) as error:
+        # Of the struct, not of the table: a type that msgspec can't decode, a name that is not there.
+        raise ConfigError(f"the settings of {processor_class.__name__} can't be read: {error}", key="config") from error
 
 
 _FIELD: Final = re.compile(r"(?:unknown|required) field `([^`]*)`")
