@@ -19,7 +19,7 @@ from typing import Final
 from ..errors import ConfigError
 from ..processors.registry import known
 
-_NAME: Final = re.compile(r"[a-z][a-z0-9]{0,30}(?:-[a-z0-9]{1,30}){0,5}")
+_NAME: Final = re.compile(r"(?=.{1,40}\Z)[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _SUFFIX: Final = ".template"
 
 

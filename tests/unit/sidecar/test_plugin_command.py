@@ -78,6 +78,13 @@ def test_the_project_passes_its_own_tests_and_checks(fresh: Path, command: Seque
         assert "no issues found in 2 source files" in said
 
 
+@pytest.mark.parametrize("name", ["a", "z9", "a" * 40, "-".join(["ab"] * 13)])
+def test_short_and_long_names_are_formatted_alike(tmp_path: Path, name: str) -> None:
+    assert respool("plugin", "new", name, cwd=tmp_path).returncode == 0
+    for check in (("check",), ("format", "--check")):
+        run(sys.executable, "-m", "ruff", *check, "--no-cache", ".", cwd=tmp_path / f"respool-{name}")
+
+
 def test_it_is_found_by_its_name(fresh: Path) -> None:
     listed = {
         line["name"]: line for line in map(json.loads, run(fresh / "respool", "plugin", "list", "--json").splitlines())
