@@ -179,7 +179,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 def test_a_copy_is_written_after_the_commit_and_once(load: Load, archive: Path) -> None:
-    processor = load("archive_copy:ArchiveCopy")(load("archive_copy:ArchiveCopy").config_type(directory=str(archive)))  # type: ignore[call-arg]
+    processor = load("archive_copy:ArchiveCopy")(load("archive_copy:ArchiveCopy").config_type(directory=str(archive)))
     message = make_message(sender="a@b.example", recipients=["x@y.example", "z\r@y.example"])
     (declared,) = effects_of(processor, message)
     assert list(archive.iterdir()) == []
@@ -290,7 +290,7 @@ def clamd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Clam
 
 def scanner(load: Load, address: str, **config: Any) -> Processor[Any]:
     kind = load("outside_scanner:OutsideScanner")
-    return kind(kind.config_type(address=address, **config))  # type: ignore[call-arg]
+    return kind(kind.config_type(address=address, **config))
 
 
 def test_the_whole_message_is_sent_and_clean_mail_goes_on(load: Load, clamd: tuple[Clamd, str]) -> None:
