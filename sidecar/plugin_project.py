@@ -21,6 +21,8 @@ from ..processors.registry import known
 
 _NAME: Final = re.compile(r"(?=.{1,40}\Z)[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _SUFFIX: Final = ".template"
+#: A wheel of respool carries no folder called tests.
+_TESTS: Final = {"test": "tests"}
 
 
 def new_project(name: str, below: str) -> tuple[str, tuple[str, ...]]:
@@ -60,7 +62,7 @@ def _copy(folder: Traversable, root: str, below: str, words: dict[str, str]) -> 
     made: list[str] = []
     for entry in folder.iterdir():
         if entry.is_dir():
-            place = os.path.join(below, entry.name, words["module"]) if entry.name == "src" else entry.name
+            place = os.path.join("src", words["module"]) if entry.name == "src" else _TESTS.get(entry.name, entry.name)
             made += _copy(entry, root, place, words)
         elif entry.name.endswith(_SUFFIX):
             os.makedirs(os.path.join(root, below), exist_ok=True)
