@@ -9,6 +9,8 @@ the engine does with each class.
 
 from __future__ import annotations
 
+from typing import Final
+
 
 class RespoolError(Exception):
     """The root. Anything else that escapes a public function of respool is a bug."""
@@ -100,4 +102,23 @@ class ProcessorError(RespoolError):
         super().__init__(processor, cause)
 
     def __str__(self) -> str:
-        return f"processor {self.processor} failed: {type(self.cause).__name__}: {self.cause}"
+        return f"processor {self.processor} failed: {type(self.cause).__name__}: {sentence(self.cause)}"
+
+
+#: Characters of a reason that are kept: it stands in logs, in status.json, in bounces.
+LONGEST_REASON: Final = 1000
+
+
+def clean(text: str) -> str:
+    """The text as a reason that every file and log can hold: valid Unicode, of bounded length."""
+    if len(text) > LONGEST_REASON:
+        text = text[:LONGEST_REASON] + "…"
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def sentence(error: BaseException) -> str:
+    """What an error says, clean; also one whose own ``__str__`` fails: it may be a stranger's."""
+    try:
+        return clean(str(error))
+    except Exception as another:  # noqa: BLE001 whatever a stranger's __str__ raises
+        return f"(its text can't be had: {type(another).__name__})"

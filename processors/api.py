@@ -159,7 +159,13 @@ class Effects:
         self.declared: list[tuple[str, bytes]] = []
 
     def declare(self, kind: str, payload: bytes = b"") -> None:
-        """Run ``run_effect`` of this processor with kind and payload after the commit, at least once."""
+        """Run ``run_effect`` of this processor with kind and payload after the commit, at least once.
+
+        Raises TypeError for another payload than bytes, ValueError for a kind that is no text of a file.
+        """
+        if type(kind) is not str or type(payload) is not bytes:
+            raise TypeError(f"an effect is a str and bytes, not {type(kind).__name__} and {type(payload).__name__}")
+        kind.encode()
         self.declared.append((kind, payload))
 
 
@@ -174,6 +180,8 @@ class Notices:
 
     def send(self, message: Message) -> None:
         """Requeue message (see spool.local_message) when the one in hand is committed, whatever becomes of that."""
+        if type(message) is not Message:
+            raise TypeError(f"a notice is a Message, not {type(message).__name__}")
         self.sent.append(message)
 
 

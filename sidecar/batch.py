@@ -10,15 +10,11 @@ message is in its Report and never stops the rest.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
-import multiprocessing
 import os
-import threading
 import time
 import zlib
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from typing import Final, Literal
 
@@ -83,7 +79,16 @@ class Handled(Struct, frozen=True, kw_only=True):
 class Batch:
     """One archive being reprocessed in one process."""
 
-    def __init__(self, source: str, destination: str, config: BatchConfig, *, dry_run: bool = False) -> None:
+    def __init__(
+        self,
+        source: str,
+        destination: str,
+        config: BatchConfig,
+        *,
+        dry_run: bool = False,
+        entering: Callable[[str], None] | None = None,
+    ) -> None:
+        self._entering = entering
         self._dry_run = dry_run
         self._patience_seconds = config.deadline_seconds * 2
         self._locks: int | None = None
@@ -184,7 +189,7 @@ class Batch:
         envelope = parse_header_file(header, file=found.id.header_name)
         merged = envelope if journal is None else merge_journal(envelope, journal)
         message = Message(merged, FileBody(data, found.id.body_offset, wireformat=envelope.is_wireformat))
-        outcome = self._pipeline.run(message, log=self._log)
+        outcome = self._pipeline.run(message, log=self._log, entering=self._entering)
         outputs: tuple[Output, ...] = ()
         effects: tuple[Effect, ...] = ()
         state: State
@@ -387,29 +392,6 @@ def _header_path(found: Found) -> str:
     return prefix + found.id.header_name
 
 
-def run(
-    source: str, destination: str, config: BatchConfig, work: list[Found], workers: int
-) -> Generator[Report, None, None]:
-    """Process work in that many processes; reports come as they are done."""
-    context = multiprocessing.get_context("fork")
-    with concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start, initargs=(source, destination, config)
-    ) as pool:
-        pending: set[concurrent.futures.Future[list[Report]]] = set()
-        pieces = chunks(work)
-        for chunk in islice(pieces, workers * 4):
-            pending.add(pool.submit(_process_chunk, chunk))
-        while pending:
-            done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
-            for chunk in islice(pieces, len(done)):
-                pending.add(pool.submit(_process_chunk, chunk))
-            for future in done:
-                try:
-                    yield from future.result()
-                except BrokenProcessPool as error:
-                    raise TemporaryError("a worker process died: run again with --resume") from error
-
-
 def finish(destination: str) -> None:
     """Make everything durable and remove the staging directory, with what workers that died left in it.
 
@@ -450,26 +432,3 @@ def chunks(work: Iterable[Found]) -> Iterator[list[Found]]:
     iterator = iter(work)
     while chunk := list(islice(iterator, _CHUNK)):
         yield chunk
-
-
-_batch: Batch | None = None
-
-
-def _start(source: str, destination: str, config: BatchConfig) -> None:
-    global _batch  # noqa: PLW0603 one per worker process
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    log.configure()
-    _batch = Batch(source, destination, config)
-
-
-def _end_with(parent: int) -> None:
-    """End this worker when its parent is gone: nobody would take its results, and it holds the lock of DEST."""
-    while os.getppid() == parent:
-        time.sleep(_PARENT_SECONDS)
-    os._exit(1)
-
-
-def _process_chunk(chunk: list[Found]) -> list[Report]:
-    if _batch is None:
-        raise RuntimeError("the worker process was not started")
-    return [_batch.process(found).report for found in chunk]

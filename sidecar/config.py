@@ -246,6 +246,15 @@ class PipelineConfig(_Section, frozen=True, kw_only=True):
     deadline_seconds: Annotated[_Positive, Meta(description="Time that the processors may take for one message.")] = (
         60.0
     )
+    memory_mib: Annotated[
+        int,
+        Meta(
+            description="Memory that a worker process may take, mapped files not counted; a processor that asks for "
+            "more fails with MemoryError.",
+            ge=128,
+            le=1 << 20,
+        ),
+    ] = 2048
     dns: DnsSection = DnsSection()
     processor: tuple[ProcessorEntry, ...] = ()
 

@@ -129,6 +129,10 @@ class Engine:
         self._hand_back.carry_out(job, plan)
         return plan
 
+    def running(self, thread: int) -> str:
+        """The processor that this thread is in; empty if it is in none."""
+        return self._pipeline.running(thread)
+
     def put_off(self, job: Job, reason: str) -> None:
         """Defer a job, in whatever phase, that the system can't go on with while it can with others."""
         attempt = job.read_status().attempt
@@ -143,6 +147,7 @@ class Engine:
         status = _count_attempt(job, why)
         if status.crashes > MOST_CRASHES and CRASHES not in status.released:
             reason = f"the worker died {MOST_CRASHES} times while it had this message in hand"
+            reason += f", the last time in processor {status.processor}" if status.processor else ""
             return Outcome(plan=Hold(reason=reason, processor=CRASHES), trace=())
         try:
             message = read_message(job)
@@ -159,7 +164,18 @@ class Engine:
             return Outcome(plan=Requeue(reason=reason), trace=())
         if status.as_is:
             return Outcome(plan=marked(Requeue(outputs=(self._unchanged(message),), reason="released as is")), trace=())
-        outcome = self._pipeline.run(message, log=log, attempt=status.attempt, released=status.released)
+
+        def entering(processor: str) -> None:
+            job.write_status(msgspec.structs.replace(status, processor=processor))
+
+        outcome = self._pipeline.run(
+            message,
+            log=log,
+            attempt=status.attempt,
+            released=status.released,
+            # Only where a worker has died of this message: it costs a file for each processor.
+            entering=entering if status.crashes else None,
+        )
         self._log_trace(outcome, log)
         if self._observe:
             log.info("message.observed", would=_kind(outcome.plan))

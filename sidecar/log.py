@@ -65,6 +65,7 @@ def configure(*, level: int = 20, terminal: bool | None = None) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if is_terminal else [structlog.processors.format_exc_info]),
             _escape_values,
             *renderers,
         ],

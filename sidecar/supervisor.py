@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -46,11 +47,12 @@ from .engine import Engine, Report
 from .heartbeat import LONGEST_SILENCE, Heartbeats
 from .listening import listen
 from .measure import Ended, Meter, ran
+from .memory import limit_memory
 from .obstacles import find
 from .pipeline import Step
 from .pipeline_setup import build_steps, make_pipeline, make_resolver
 from .service_manager import ServiceManager
-from .worker import Worker
+from .worker import EXIT_HUNG, MESSAGE_THREAD, Worker
 
 Telling = Literal["nobody", "socket", "socket, then command", "command"]
 
@@ -513,6 +515,9 @@ class Supervisor:
             beat=partial(self._heartbeats.beat, number),
         )
         _on_stop(worker.stop)
+        limit_memory(self._prepared.config.memory_mib)
+        os.register_at_fork(after_in_child=_end_fork, after_in_parent=partial(_tell_of_fork, self._log))
+        threading.excepthook = partial(_thread_failed, self._log)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return worker.run()
 
@@ -525,3 +530,26 @@ def _on_stop(stop: Callable[[], None]) -> None:
     # The terminal sends SIGINT to the whole group; the parent passes it on as SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _end_fork() -> None:
+    """In a child that a processor has forked: it would keep our locks, and perhaps publish what we publish."""
+    os._exit(EXIT_HUNG)
+
+
+def _tell_of_fork(log: FilteringBoundLogger) -> None:
+    log.error(
+        "processor.meddled", changed="a fork of the worker", action="the child was ended; run programs by subprocess"
+    )
+
+
+def _thread_failed(log: FilteringBoundLogger, raised: threading.ExceptHookArgs) -> None:
+    """A thread ended by an exception; without one of its own the worker can't go on: its messages are recovered."""
+    name = "" if raised.thread is None else raised.thread.name
+    is_ours = name.startswith(MESSAGE_THREAD)
+    log.error(
+        "thread.failed", thread=name, ours=is_ours,
+        exc_info=(raised.exc_type, raised.exc_value, raised.exc_traceback),
+    )  # fmt: skip
+    if is_ours:
+        os._exit(EXIT_HUNG)

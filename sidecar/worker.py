@@ -8,10 +8,14 @@ state, what goes wrong with the system pauses the intake and is in the log.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
+import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from typing import Final, Literal
@@ -55,7 +59,14 @@ _CLOSED: Final = frozenset({errno.EACCES, errno.EPERM})
 _GRACE: Final = 2.0
 #: Seconds that a look at a very large directory may take; then the main loop counts as hung.
 _LONGEST_LOOK: Final = 30.0
+_LINES_SHOWN: Final = 4
+#: The part of the descriptors a process may have, and the threads beside our own, that no healthy worker has.
+_FULL: Final = 0.75
+_MOST_THREADS: Final = 256
 _ONCE_PATIENCE: Final = 1.0
+
+#: How the names of threads begin that have messages in hand.
+MESSAGE_THREAD: Final = "respool-message-"
 
 EXIT_DONE, EXIT_FAILED, EXIT_TEMPORARY, EXIT_HUNG = 0, 1, 75, 70
 
@@ -144,11 +155,13 @@ class Worker:
     def run(self) -> int:
         """Work until stopped, or until nothing is left with once. Returns the exit code."""
         self._main_thread, self._came_round = threading.get_ident(), time.monotonic()
+        # Before recovery: a message that hung a worker hangs the next one there.
         threading.Thread(target=self._watch_over, name="watchdog", daemon=True).start()
         self._start_watching()
         self._attempt(self._recover_all)
         threads = [
-            threading.Thread(target=self._serve, name=f"message-{number}") for number in range(self._thread_count)
+            threading.Thread(target=self._serve, name=f"{MESSAGE_THREAD}{number}")
+            for number in range(self._thread_count)
         ]
         for thread in threads:
             thread.start()
@@ -232,6 +245,7 @@ class Worker:
         if self._is_in_trouble() and now >= self._paused_until and self._is_idle():
             # No message is there to try with, and every look has gone well since.
             self._succeed()
+        self._check_leaks()
         if now >= self._next_report:
             self._next_report = now + _REPORT_SECONDS
             self._report()
@@ -497,6 +511,30 @@ class Worker:
                 return all(waiting.wait >= _ONCE_PATIENCE for waiting in self._waiting)
         return self._intake.waiting() == 0
 
+    def _check_leaks(self) -> None:
+        """End this worker, for another to be started, where a processor keeps open or running what it should not."""
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        threads = threading.active_count() - self._thread_count
+        targets: Counter[str] = Counter()
+        try:
+            descriptors = os.listdir("/proc/self/fd")
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                return
+            # Not even one for looking is left: then they are 0 to limit, or there about.
+            descriptors = [str(number) for number in range(limit)]
+        if len(descriptors) < limit * _FULL and threads < _MOST_THREADS:
+            return
+        for descriptor in descriptors:
+            with contextlib.suppress(OSError):
+                targets[os.readlink(f"/proc/self/fd/{descriptor}").partition(":")[0]] += 1
+        self._log.error(
+            "worker.leaking", descriptors=len(descriptors), limit=limit, threads=threads,
+            most=", ".join(f"{target} {count} times" for target, count in targets.most_common(3)),
+            action="ends and is started again",
+        )  # fmt: skip
+        self.stop()
+
     def _watch_over(self) -> None:
         while not self._ended.wait(1.0):
             self._check_hung()
@@ -514,10 +552,25 @@ class Worker:
         """A processor that hangs costs its worker, whose jobs another one finishes."""
         now = time.monotonic()
         with self._guard:
-            hung = [message for since, message in self._in_hand.values() if now - since > self._hung_after]
+            hung = [
+                (thread, message)
+                for thread, (since, message) in self._in_hand.items()
+                if now - since > self._hung_after
+            ]
         if hung:
-            self._log.error("worker.hung", id=hung[0], seconds=self._hung_after)
+            thread, message = hung[0]
+            self._log.error(
+                "worker.hung", id=message, seconds=self._hung_after, processor=self._engine.running(thread) or None,
+                where=_where(thread),
+            )  # fmt: skip
             os._exit(EXIT_HUNG)
+
+
+def _where(thread: int) -> str:
+    """The innermost lines that a thread is at, for whoever has to find out what it waits for."""
+    frame = sys._current_frames().get(thread)
+    lines = traceback.extract_stack(frame)[-_LINES_SHOWN:] if frame is not None else []
+    return " < ".join(f"{line.filename}:{line.lineno} {line.name}" for line in reversed(lines))
 
 
 def _nobody_listens() -> None:

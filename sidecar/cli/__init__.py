@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "ledger": "ledger:ledger",
     "list": "mailq:list_messages",
     "lookup": "tables:lookup",
+    "plugin": "plugin:plugin",
     "run": "run:run",
     "seal": "seal:seal",
     "show": "show:show",

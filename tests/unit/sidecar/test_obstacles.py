@@ -65,7 +65,7 @@ def test_what_is_gone_is_named(tmp_path: Path) -> None:
 def test_the_page_for_readiness_says_it_though_no_worker_can(tmp_path: Path) -> None:
     """A worker that has no room for a report goes on to say that it works."""
     config = _config(tmp_path)
-    health = Health(config, Heartbeats(1), 60.0)
+    health = Health(config, Heartbeats(1))
     before = health.hindrances()
     assert not any("held" in one for one in before)
     (tmp_path / "state/held").rmdir()
