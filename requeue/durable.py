@@ -174,6 +174,12 @@ def exists(name: str, *, at: int) -> os.stat_result | None:
         return None
 
 
+def remove_files(descriptor: int) -> None:
+    """Remove every file in a directory of respool's own."""
+    for entry in os.listdir(descriptor):
+        unlink(entry, at=descriptor)
+
+
 def remove_tree(name: str, *, at: int) -> None:
     """Remove a directory of respool's own, two levels deep at most, contents first."""
     descriptor = open_directory(name, at=at)
@@ -184,8 +190,7 @@ def remove_tree(name: str, *, at: int) -> None:
             except (IsADirectoryError, PermissionError):
                 inner = open_directory(entry, at=descriptor)
                 try:
-                    for inner_entry in os.listdir(inner):
-                        unlink(inner_entry, at=inner)
+                    remove_files(inner)
                 finally:
                     os.close(inner)
                 remove_directory(entry, at=descriptor)
