@@ -23,7 +23,8 @@ from .state import StateDirectory
 def recover(state: StateDirectory, source: Source | None, job: Job) -> Phase:
     """Bring an owned claim into a phase from which the engine goes on.
 
-    EMPTY: it was removed, an ``out.tmp/`` in it too. HALF: a part is lost for good; the caller sets it aside. The other phases
+    EMPTY: it was removed, an ``out.tmp/`` in it too. HALF: a part is lost for good; the caller
+    sets it aside. The other phases
     are as on disk. source is None where there is none to collect from.
     """
     phase = Phase.CLAIMED if job.is_fresh else job.phase()

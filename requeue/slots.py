@@ -1,7 +1,7 @@
 """Job directories that a worker empties and keeps, so that its next claims need no new ones.
 
-A directory costs the kernel more than all else that is done for a small message: two inodes
-made and freed. A kept one is called ``gone.<id>.<claim>`` as it was when its message was
+Directories made and freed are about a fifth of what a small message costs in the kernel. A kept
+one is called ``gone.<id>.<claim>`` as it was when its message was
 settled, is empty but for an empty ``out.tmp/``, and stays locked: to everybody else it is a
 directory whose removal is under way. It becomes a job's again by the rename that names it for
 the next claim. Whoever finds it unlocked removes it, as it removes any ``gone.…``.
@@ -22,6 +22,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from ..spool.locks import unlock_directory
 from . import durable
 from .job import OUT, STAGING, Job
 from .state import GONE, Claim, StateDirectory
@@ -90,6 +91,8 @@ class Slots:
 
     def _close(self, slot: _Slot) -> None:
         os.close(slot.staging)
+        # A forked child may have a copy of the descriptor, and with it the lock.
+        unlock_directory(slot.descriptor)
         os.close(slot.descriptor)
 
 
