@@ -1,6 +1,6 @@
 """Job directories that a worker empties and keeps, so that its next claims need no new ones.
 
-Directories made and freed are about a fifth of what a small message costs in the kernel. A kept
+Two directories made and removed for each message are work for the kernel that nobody needs. A kept
 one is called ``gone.<id>.<claim>`` as it was when its message was
 settled, is empty but for an empty ``out.tmp/``, and stays locked: to everybody else it is a
 directory whose removal is under way. It becomes a job's again by the rename that names it for
