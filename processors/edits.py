@@ -148,8 +148,11 @@ def apply(message: Message, edits: tuple[Edit, ...]) -> Applied:
     changed: dict[int, Header | None] = {}
     top: list[Header] = []
     end: list[Header] = []
+    variables: list[Directive] = []
     for edit in edits:
         match edit:
+            case SetVariable():
+                variables.append(edit.directive)
             case AddHeader(at="top"):
                 top.insert(0, edit.header)
             case AddHeader():
@@ -166,7 +169,8 @@ def apply(message: Message, edits: tuple[Edit, ...]) -> Applied:
                 envelope = _edit_envelope(envelope, edit)
     kept = [changed.get(index, header) for index, header in enumerate(message.headers)]
     headers = (*top, *(header for header in kept if header is not None), *end)
-    envelope = envelope.replace(headers=headers)
+    # No other edit looks at directives: all at once, since each makes another envelope.
+    envelope = editing.set_directives(envelope, variables).replace(headers=headers)
     if body is not message.body:
         envelope = editing.with_body(envelope, body)
     return Applied(message=Message(envelope, body), body_replaced=body is not message.body, queue=queue)
@@ -179,7 +183,7 @@ def _checked(index: int, envelope: Envelope) -> int:
 
 
 def _edit_envelope(
-    envelope: Envelope, edit: SetSender | AddRecipient | RemoveRecipient | RedirectRecipient | SetVariable
+    envelope: Envelope, edit: SetSender | AddRecipient | RemoveRecipient | RedirectRecipient
 ) -> Envelope:
     match edit:
         case SetSender():
@@ -192,8 +196,6 @@ def _edit_envelope(
             for index in _places(envelope, edit.address):
                 envelope = editing.redirect_recipient(envelope, index, edit.new_address)
             return envelope
-        case SetVariable():
-            return editing.set_directive(envelope, edit.directive)
 
 
 def _places(envelope: Envelope, address: bytes) -> list[int]:

@@ -8,8 +8,9 @@ recipient, a killed delivery exports again. The ledger says who was first. Two f
              the claim directories, so it is never synced, and made anew at every start.
 ``settled``  recipients whose message was handed back. Synced before the claim is removed.
 
-A claim that is settled goes from the first to the second file in this order; whoever puts
-looks at the first and then at the second. So there is no moment at which nobody owns it.
+A claim that is settled is marked in the second file and then leaves the first, at the latest
+with the next put; whoever puts looks at the first and then at the second. So there is no
+moment at which nobody owns it.
 
 Diagnostics: LedgerError (an OSError: the intake pauses and the message stays where it is)
 for whatever LMDB reports; entries() and open_for_reading() too.
@@ -94,9 +95,14 @@ class Ledger:
         self._owned = _File(os.path.join(path, _OWNED), largest, synced=False)
         self._settled = _File(os.path.join(path, _SETTLED), largest, synced=True)
         self._swept_to = b""
+        self._guard = threading.Lock()
+        #: Keys in ``owned`` whose settled mark is durable, and their claims.
+        self._to_let_go: list[tuple[bytes, int]] = []
 
     def close(self) -> None:
         """Close both files."""
+        with contextlib.suppress(OSError):
+            self._let_go()
         self._owned.close()
         self._settled.close()
 
@@ -108,7 +114,10 @@ class Ledger:
         keys = {key_of(claim.id, received_time, recipient): recipient for recipient in recipients}
         now = int(time.time())
 
+        settled = self._take_settled()
+
         def put_absent(transaction: Any) -> dict[bytes, bytes]:
+            _remove(transaction, settled)
             mine: dict[bytes, bytes] = {}
             there: dict[int, bool] = {claim.number: False}
             for key, recipient in keys.items():
@@ -138,7 +147,7 @@ class Ledger:
 
         lost = self._settled.read(others)
         if lost:
-            self._let_go(claim, lost)
+            self._owned.change(lambda transaction: _remove(transaction, [(key, claim.number) for key in lost]))
         return frozenset(recipient for key, recipient in mine.items() if key not in lost)
 
     def settle(self, claim: Claim, received_time: int, recipients: Iterable[bytes]) -> None:
@@ -152,7 +161,9 @@ class Ledger:
 
         if values:
             self._settled.change(mark)
-            self._let_go(claim, values)
+            # The next put takes them out of ``owned``: until then their claim is there, or blocks nobody.
+            with self._guard:
+                self._to_let_go.extend((key, claim.number) for key in values)
 
     def owned_by(self, claim: Claim, received_time: int, recipients: Iterable[bytes]) -> frozenset[bytes]:
         """Those of recipients that claim owns, settled or not."""
@@ -164,14 +175,15 @@ class Ledger:
 
         return frozenset(self._owned.read(mine) | self._settled.read(mine))
 
-    def _let_go(self, claim: Claim, keys: Iterable[bytes]) -> None:
-        def remove(transaction: Any) -> None:
-            for key in keys:
-                value = transaction.get(key)
-                if value is not None and _VALUE.unpack_from(value)[0] == claim.number:
-                    transaction.delete(key)
+    def _take_settled(self) -> list[tuple[bytes, int]]:
+        with self._guard:
+            settled, self._to_let_go = self._to_let_go, []
+        return settled
 
-        self._owned.change(remove)
+    def _let_go(self) -> None:
+        settled = self._take_settled()
+        if settled:
+            self._owned.change(lambda transaction: _remove(transaction, settled))
 
     def _is_there(self, claim: Claim) -> bool:
         # Twice: it may have moved from a state not yet looked at to one already passed.
@@ -183,6 +195,7 @@ class Ledger:
 
     def sweep(self) -> int:
         """Remove what has expired among the next some thousand settled entries; how many that were."""
+        self._let_go()
         limit = int(time.time() - self._expiry)
 
         def remove(transaction: Any) -> int:
@@ -212,6 +225,14 @@ def key_of(message_id: MessageId, received_time: int, recipient: bytes) -> bytes
     """The key of (id, received time, recipient); ordered by id. Recipients may be longer than a key: hashed."""
     digest = hashlib.blake2b(recipient, digest_size=16).digest()
     return message_id.encode() + struct.pack(">q", received_time) + digest
+
+
+def _remove(transaction: Any, entries: Iterable[tuple[bytes, int]]) -> None:
+    """Delete each key that still belongs to its claim."""
+    for key, claim in entries:
+        value = transaction.get(key)
+        if value is not None and _VALUE.unpack_from(value)[0] == claim:
+            transaction.delete(key)
 
 
 def _value(claim: int, now: int, recipient: bytes) -> bytes:

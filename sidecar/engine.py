@@ -251,7 +251,7 @@ class Engine:
 
 
 def _count_attempt(job: Job, why: Why) -> Status:
-    status = job.read_status()
+    status = Status() if job.is_fresh else job.read_status()
     match why:
         case "claimed":
             return status

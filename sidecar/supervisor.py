@@ -36,6 +36,7 @@ from ..requeue.ledger import Ledger, renew, restore
 from ..requeue.notify import Notifier, SocketThenCommand, Tell, tell_nobody
 from ..requeue.publish import Published
 from ..requeue.reading import read_asked_for
+from ..requeue.slots import Slots
 from ..requeue.smtp import SmtpDestination, SmtpSettings
 from ..requeue.smtp_tls import make_context
 from ..requeue.state import Claim, StateDirectory
@@ -293,7 +294,12 @@ def make_worker(
     def run_effects(job: Job, effects: tuple[Effect, ...]) -> None:
         pipeline.run_effects(job.id, job.claim.number, effects, log)
 
+    ordered = durable.keeps_metadata_in_order(prepared.state.descriptor)
+    slots = Slots(prepared.state) if ordered else None
+
     def at_end() -> None:
+        if slots is not None:
+            slots.close()
         destination.hang_up()
         stop_telling()
 
@@ -303,9 +309,10 @@ def make_worker(
         tell=tell,
         source=prepared.source,
         keep_id=isinstance(requeue, SmtpRequeue) or requeue.id == "keep",
-        ordered=durable.keeps_metadata_in_order(prepared.state.descriptor),
+        ordered=ordered,
         ledger=ledger,
         run_effects=run_effects,
+        slots=slots,
     )
     engine = Engine(
         pipeline,
@@ -341,6 +348,7 @@ def make_worker(
         obstacles=partial(find, config, os.geteuid(), os.getegid()),
         drop_after_seconds=None if config.held.drop_after_days is None else config.held.drop_after_days * 86400,
         watch_mode=config.watch,
+        slots=slots,
     )
 
 

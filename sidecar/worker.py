@@ -30,6 +30,7 @@ from ..requeue.hold import drop_expired
 from ..requeue.job import Job, Phase
 from ..requeue.ledger import Ledger
 from ..requeue.recovery import recover
+from ..requeue.slots import Slots
 from ..requeue.state import Claim, StateDirectory
 from ..spool.directory import Found
 from ..spool.file_system import file_system_type, is_remote
@@ -107,7 +108,9 @@ class Worker:
         meter: Meter | None = None,
         beat: Callable[[], None] | None = None,
         obstacles: Callable[[], tuple[Obstacle, ...]] = tuple,
+        slots: Slots | None = None,
     ) -> None:
+        self._slots = slots
         self._beat = beat or _nobody_listens
         self._obstacles = obstacles
         self._in_use = in_use
@@ -384,7 +387,7 @@ class Worker:
 
     def _claim(self, found: Found, wait: float) -> None:
         try:
-            job = take(self._state, self._source, found)
+            job = take(self._state, self._source, found, self._slots)
         except ConflictError as error:
             if self._once and wait > _ONCE_PATIENCE:
                 self._log.warning("message.locked", id=str(found.id), holder=error.holder)
@@ -480,6 +483,7 @@ class Worker:
         self._keep(_Waiting(job, now + wait, wait, failures, first))
 
     def _keep(self, waiting: _Waiting) -> None:
+        waiting.job.is_fresh = False
         with self._guard:
             self._waiting.append(waiting)
         self._wake.set()

@@ -83,20 +83,27 @@ def set_directive(envelope: Envelope, directive: Directive) -> Envelope:
 
     For an ACL variable the name is that of the variable.
     """
-    last = max((at for at, other in enumerate(envelope.directives) if _same_name(other, directive)), default=-1)
-    if last >= 0:
-        changed = (
-            directive if at == last else other
-            for at, other in enumerate(envelope.directives)
-            if at == last or not _same_name(other, directive)
-        )
-        return envelope.replace(directives=tuple(changed))
-    place = _DIRECTIVE_ORDER.get(directive.name, len(_DIRECTIVE_ORDER))
-    later = (
-        at for at, other in enumerate(envelope.directives) if _DIRECTIVE_ORDER.get(other.name, -1) > place
-    )  # fmt: skip
-    at = next(later, len(envelope.directives))
-    return envelope.replace(directives=(*envelope.directives[:at], directive, *envelope.directives[at:]))
+    return set_directives(envelope, (directive,))
+
+
+def set_directives(envelope: Envelope, directives: Iterable[Directive]) -> Envelope:
+    """Each directive set in turn, as by set_directive()."""
+    listed = list(envelope.directives)
+    for directive in directives:
+        name, variable = directive.name, directive.variable
+        same = [
+            at for at, other in enumerate(listed)
+            if other.variable == variable and (variable is not None or other.name == name)
+        ]  # fmt: skip
+        if same:
+            listed[same[-1]] = directive
+            for at in reversed(same[:-1]):
+                del listed[at]
+            continue
+        place = _DIRECTIVE_ORDER.get(name, len(_DIRECTIVE_ORDER))
+        later = (at for at, other in enumerate(listed) if _DIRECTIVE_ORDER.get(other.name, -1) > place)
+        listed.insert(next(later, len(listed)), directive)
+    return envelope.replace(directives=tuple(listed))
 
 
 def remove_directive(envelope: Envelope, name: bytes) -> Envelope:
@@ -239,12 +246,6 @@ def with_body(envelope: Envelope, body: Body) -> Envelope:
     if not counts.zeros:
         return remove_directive(envelope, b"body_zerocount")
     return set_directive(envelope, Directive.make(b"body_zerocount", b"%d" % counts.zeros))
-
-
-def _same_name(one: Directive, other: Directive) -> bool:
-    if one.variable is not None or other.variable is not None:
-        return one.variable == other.variable
-    return one.name == other.name
 
 
 def _with_parent(recipient: Recipient, new_index: Mapping[int, int]) -> Recipient:

@@ -57,8 +57,10 @@ class Setup:
         orphan_seconds: float = 0,
         workers: int = 1,
         threads: int = 1,
+        ordered: bool = True,
     ) -> None:
         self.root = root
+        self.ordered = ordered
         self.export = root / "export"
         self.spool = root / "spool"
         self.queue = self.spool / "in" / "input"
@@ -162,6 +164,8 @@ def _sidecar(setup: Setup, *, synced: bool) -> int:
     log.configure(level=50, terminal=False)
     worker._PAUSE = 0.02
     if not synced:
+        # What the file system below the tests is like is not what is tested.
+        setattr(durable, "keeps_metadata_in_order", lambda _descriptor: setup.ordered)  # noqa: B010
         setattr(os, "fsync", _no_sync)  # noqa: B010 typed otherwise
         setattr(durable, "sync_file_system", _no_sync)  # noqa: B010
         setattr(lmdb, "open", partial(_open_unsynced, lmdb.open))  # noqa: B010
