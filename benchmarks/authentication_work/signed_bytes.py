@@ -26,6 +26,7 @@ from respool.processors.authentication.signature import (
     parse_arc_message_signature,
     parse_arc_seal,
     parse_dkim_signature,
+    parse_tag_list,
 )
 from respool.processors.authentication.verification import verify_signatures
 
@@ -59,7 +60,8 @@ def _chain(message: AuthenticatedMessage) -> list[tuple[bytes, bytes]]:
     before = b""
     for arc_set in read_chain(message).sets:
         aar, ams, arc_seal = arc_set.fields
-        parsed, parsed_seal = parse_arc_message_signature(ams.value), parse_arc_seal(arc_seal.value)
+        parsed = parse_arc_message_signature(parse_tag_list(ams.value))
+        parsed_seal = parse_arc_seal(parse_tag_list(arc_seal.value))
         before += aar.relaxed + ams.relaxed
         found.append((_covered(message, ams, parsed), parsed.signature))
         found.append((before + relaxed_field(b"arc-seal", parsed_seal.unsigned_value), parsed_seal.signature))
