@@ -119,6 +119,8 @@ def read_chain(message: AuthenticatedMessage) -> ArcChain:
 
 def arc_fields(message: AuthenticatedMessage) -> list[SentField]:
     """The ARC fields top to bottom."""
+    if message.lacks(_EXIM_NAMES):
+        return []
     return [field for field in message.sent if field.name in _EXIM_NAMES]
 
 

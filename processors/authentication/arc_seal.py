@@ -136,8 +136,9 @@ def _is_verified_chain(message: AuthenticatedMessage, verified: ArcResult) -> bo
     """True if the sets of message are those that verified is about."""
     if verified.result is Result.FAIL:  # not all of its fields need have found a place in a set
         return read_chain(message).highest_instance == verified.instance
-    seen = sorted([field.raw for arc_set in verified.sets for field in arc_set.fields])
-    return len(verified.sets) == verified.instance and sorted([field.raw for field in arc_fields(message)]) == seen
+    seen = [field.raw for arc_set in verified.sets for field in arc_set.fields]
+    present = [field.raw for field in arc_fields(message)]
+    return len(verified.sets) == verified.instance and sorted(present) == sorted(seen)
 
 
 def _own_results(message: AuthenticatedMessage, authserv_id: str) -> list[bytes] | None:

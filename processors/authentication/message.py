@@ -9,7 +9,7 @@ Diagnostics: raises nothing of its own; OSError of reading the body goes through
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -43,10 +43,9 @@ class SentField:
     @property
     def relaxed(self) -> bytes:
         """The field in relaxed form with its CRLF (RFC 6376 3.4.2)."""
-        relaxed = self._relaxed
-        if relaxed is None:
-            relaxed = self._relaxed = b"%b:%b\r\n" % (self.name, relaxed_value(self.value))
-        return relaxed
+        if self._relaxed is None:
+            self._relaxed = b"%b:%b\r\n" % (self.name, relaxed_value(self.value))
+        return self._relaxed
 
     @property
     def simple(self) -> bytes:
@@ -141,6 +140,10 @@ class AuthenticatedMessage:
     def named(self, name: bytes) -> Sequence[SentField]:
         """The fields of this lower-case name, top to bottom."""
         return self._named.get(name, ())
+
+    def lacks(self, names: Collection[bytes]) -> bool:
+        """True if there is no field of any of these lower-case names."""
+        return self._named.keys().isdisjoint(names)
 
     def groups(self, names: Iterable[bytes]) -> list[list[SentField]]:
         """For each of these names that the message has, in their order, its fields top to bottom."""
