@@ -167,10 +167,11 @@ def apply(message: Message, edits: tuple[Edit, ...]) -> Applied:
                 body = edit.body
             case _:
                 envelope = _edit_envelope(envelope, edit)
-    kept = [changed.get(index, header) for index, header in enumerate(message.headers)]
-    headers = (*top, *(header for header in kept if header is not None), *end)
-    # No other edit looks at directives: all at once, since each makes another envelope.
-    envelope = editing.set_directives(envelope, variables).replace(headers=headers)
+    if variables:
+        envelope = editing.set_directives(envelope, variables)
+    if changed or top or end:
+        kept = [changed.get(index, header) for index, header in enumerate(message.headers)]
+        envelope = envelope.replace(headers=(*top, *[header for header in kept if header is not None], *end))
     if body is not message.body:
         envelope = editing.with_body(envelope, body)
     return Applied(message=Message(envelope, body), body_replaced=body is not message.body, queue=queue)

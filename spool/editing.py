@@ -87,23 +87,26 @@ def set_directive(envelope: Envelope, directive: Directive) -> Envelope:
 
 
 def set_directives(envelope: Envelope, directives: Iterable[Directive]) -> Envelope:
-    """Each directive set in turn, as by set_directive()."""
-    listed = list(envelope.directives)
-    for directive in directives:
-        name, variable = directive.name, directive.variable
-        same = [
-            at for at, other in enumerate(listed)
-            if other.variable == variable and (variable is not None or other.name == name)
-        ]  # fmt: skip
-        if same:
-            listed[same[-1]] = directive
-            for at in reversed(same[:-1]):
-                del listed[at]
-            continue
-        place = _DIRECTIVE_ORDER.get(name, len(_DIRECTIVE_ORDER))
-        later = (at for at, other in enumerate(listed) if _DIRECTIVE_ORDER.get(other.name, -1) > place)
-        listed.insert(next(later, len(listed)), directive)
-    return envelope.replace(directives=tuple(listed))
+    """Each directive set as set_directive() would, one after the other; of several with one name the last stands."""
+    wanted = {_full_name(directive): directive for directive in directives}
+    missing = dict(wanted)
+    kept: list[Directive] = []
+    for other in reversed(envelope.directives):
+        name = _full_name(other)
+        if name not in wanted:
+            kept.append(other)
+        elif name in missing:
+            kept.append(missing.pop(name))
+    kept.reverse()
+    # What is new: the directives of one place of Exim's order stand together.
+    by_place: dict[int, list[Directive]] = {}
+    for directive in missing.values():
+        by_place.setdefault(_DIRECTIVE_ORDER.get(directive.name, len(_DIRECTIVE_ORDER)), []).append(directive)
+    for place, added in by_place.items():
+        later = (at for at, other in enumerate(kept) if _DIRECTIVE_ORDER.get(other.name, -1) > place)
+        at = next(later, len(kept))
+        kept[at:at] = added
+    return envelope.replace(directives=tuple(kept))
 
 
 def remove_directive(envelope: Envelope, name: bytes) -> Envelope:
@@ -246,6 +249,11 @@ def with_body(envelope: Envelope, body: Body) -> Envelope:
     if not counts.zeros:
         return remove_directive(envelope, b"body_zerocount")
     return set_directive(envelope, Directive.make(b"body_zerocount", b"%d" % counts.zeros))
+
+
+def _full_name(directive: Directive) -> str | bytes:
+    """What a directive is the value of: an ACL variable, as text, or the name itself."""
+    return directive.name if directive.variable is None else directive.variable
 
 
 def _with_parent(recipient: Recipient, new_index: Mapping[int, int]) -> Recipient:
