@@ -5,8 +5,8 @@ checkout; so the whole checkout is the source, and nothing is copied. Two things
 pages say anyhow: the contents from the links of docs/README.md, and the reference of the plugin API from the
 names in docs/api.md.
 
-Diagnostics: whatever is wrong (a link or an anchor that leads nowhere, a page that none other names, a docstring that is no
-reStructuredText) is a warning, and ``make docs`` takes warnings for errors.
+Diagnostics: whatever is wrong (a link or an anchor that leads nowhere, a page that none other names, a docstring that
+is no reStructuredText) is a warning, and ``make docs`` takes warnings for errors.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ root_doc = "docs/README"
 include_patterns = ["*.md", "*/README.md", "samples/*/README.md", "docs/*.md", "docs/processors/*.md"]
 exclude_patterns = [".*", "build", "demo", "respool"]
 
+# Quotation marks in tables of settings are TOML's.
+smartquotes = False
 # As a forge makes them, for three levels of headings.
 myst_heading_anchors = 3
 
@@ -104,7 +106,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
 
     def read(_: Sphinx, name: str, source: list[str]) -> None:
-        if name == root_doc or name == "docs/processors":
+        if name in {root_doc, "docs/processors"}:
             source[0] += "\n" + contents(source[0])
         elif name == "docs/api":
             source[0] += reference(source[0])
