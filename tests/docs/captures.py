@@ -75,7 +75,6 @@ def main() -> None:
         picture("check", "respool check archive", printed("respool check archive", directory))
         show = "respool show archive/1xV9Mb-000000002rO-2sqC-H"
         picture("show", show, printed(show, directory))
-        picture("list", "respool list archive", printed("respool list archive", directory))
         dry = dry_run.strip().removeprefix(".venv/bin/")
         picture("dry-run", dry, printed(dry, directory), lines=34)
     finally:
