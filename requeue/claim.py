@@ -39,6 +39,10 @@ def take(state: StateDirectory, source: Source, found: Found, slots: Slots | Non
     except FileNotFoundError as error:
         raise NotReadyError(found.id, found.id.data_name) from error
     try:
+        # Before the lock, too: an Exim that receives a message makes -D, then locks it, and dies of a lock that
+        # somebody else got in between (receive.c, "Cannot lock"). It makes -H last, with the lock in its hand.
+        if not _is_file(found.id.header_name, place):
+            raise NotReadyError(found.id, found.id.header_name)
         data = _lock(place, found.id)
         try:
             if not _is_file(found.id.header_name, place):

@@ -130,7 +130,8 @@ def _run(
             progress.advance(task)
             write(msgspec.json.encode(report) + b"\n")
             if report.state in _FAILED:
-                progress.console.print(f"{report.id}: {report.state}: {escape(report.reason)}", markup=False)
+                line = f"{report.id}: {report.state}: {escape(report.reason)}"
+                progress.console.print(line, markup=False, soft_wrap=True)
     archive.finish(destination)
     seconds = time.monotonic() - started
     console.print(
