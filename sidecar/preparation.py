@@ -23,6 +23,7 @@ from ..requeue.reading import read_asked_for
 from ..requeue.smtp_tls import make_context
 from ..requeue.state import Claim, StateDirectory
 from ..requeue.target import Target
+from ..spool.file_system import mount_id
 from ..spool.sources import Kind, Source
 from .config import Config, DirectorySource, ExportSource, QueueSource, SmtpRequeue, SpoolRequeue
 from .listening import listen
@@ -34,6 +35,10 @@ Telling = Literal["nobody", "socket", "socket, then command", "command"]
 _COPIED_EXPORT: Final = (
     "must be on the filesystem of Exim's spool and of state_directory: across filesystems the queuefile transport "
     "copies instead of linking, and nothing tells a finished copy from half of one"
+)
+_OTHER_MOUNT: Final = (
+    "is another mount of the filesystem of state_directory, and rename and link do not cross mounts: mount what is "
+    "above both (or list that in ReadWritePaths= of the unit)"
 )
 
 
@@ -87,17 +92,16 @@ def _prepare(config: Config) -> Prepared:
     owner = target.uid if target is not None and target.kind == "spool" else os.geteuid()
     state.check(owner)
     source.check(owner)
-    devices = {
-        "$.state_directory": os.fstat(state.descriptor).st_dev,
-        "$.source": os.fstat(source.input.descriptor).st_dev,
-    }
+    places = {"$.state_directory": state.descriptor, "$.source": source.input.descriptor}
     if target is not None:
-        devices["$.requeue"] = target.device
-    for key, device in devices.items():
-        if device != devices["$.state_directory"]:
+        places["$.requeue"] = target.descriptor
+    for key, descriptor in places.items():
+        if os.fstat(descriptor).st_dev != os.fstat(state.descriptor).st_dev:
             if source.kind == "export" and key == "$.source":
                 raise ConfigError(_COPIED_EXPORT, key=key)
             raise ConfigError("must be on the filesystem of state_directory: messages move by rename and link", key=key)
+        if mount_id(descriptor) != mount_id(state.descriptor):
+            raise ConfigError(_OTHER_MOUNT, key=key)
     state.own()
     source.own()
     if source.kind == "export":

@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "deferred": "deferred:deferred",
     "demo": "demo:demo",
     "dmarc": "dmarc:dmarc",
+    "doctor": "doctor:doctor",
     "exim-config": "exim_config:exim_config",
     "held": "held:held",
     "ledger": "ledger:ledger",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -187,7 +187,7 @@ def test_what_a_worker_that_ends_in_good_order_gives_up_is_no_crash(tmp_path: Pa
         assert lock_message(descriptor, MessageId(message_id))
         for _ in range(8):
             with running(setup) as (_, events):
-                until(lambda seen=events: "message.waits" in seen.names())
+                wait_for_event(events, "message.waits")
     finally:
         os.close(descriptor)
     with running(setup):
@@ -195,8 +195,8 @@ def test_what_a_worker_that_ends_in_good_order_gives_up_is_no_crash(tmp_path: Pa
     assert not setup.states()["held"]
 
 
-def until(condition: Callable[[], bool]) -> None:
+def wait_for_event(events: Events, name: str) -> None:
     end = time.monotonic() + PATIENCE
-    while not condition():
+    while name not in events.names():
         assert time.monotonic() < end
         time.sleep(0.01)
