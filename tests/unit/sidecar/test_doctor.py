@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from respool.sidecar.doctor.system import check_system
 from tests.fault.harness import Setup
 
 
-def levels(findings: Any) -> dict[str, str]:
+def levels(findings: Iterable[Finding]) -> dict[str, str]:
     """The worst that was found about each topic."""
     order = ("ok", "warning", "problem")
     worst: dict[str, str] = {}
@@ -36,7 +37,7 @@ def levels(findings: Any) -> dict[str, str]:
     return worst
 
 
-def only(findings: Any, topic: str) -> Finding:
+def only(findings: Iterable[Finding], topic: str) -> Finding:
     (found,) = [finding for finding in findings if finding.topic == topic]
     return found
 
