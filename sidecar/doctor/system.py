@@ -91,12 +91,17 @@ def _clock() -> Finding:
         return problem(
             "clock", f"{shown}, before respool was installed", "set the clock: ids, signatures, expiry use it"
         )
-    if _is_undisciplined():
+    is_disciplined = _is_disciplined()
+    if is_disciplined is None:
+        return ok("clock", f"{shown}; whether something keeps it right, the kernel does not say here")
+    if not is_disciplined:
         return warning("clock", f"{shown}, and nothing keeps it right", "run chrony or systemd-timesyncd")
     return ok("clock", f"{shown}, kept right by the system")
 
 
-def _is_undisciplined() -> bool:
+def _is_disciplined() -> bool | None:
+    """Whether something keeps the clock right; None where the kernel does not say, as in a container."""
+
     class Timex(ctypes.Structure):
         """The head of struct timex; the rest is not looked at."""
 
@@ -109,7 +114,7 @@ def _is_undisciplined() -> bool:
     values = Timex()
     # modes = 0 asks and sets nothing (adjtimex(2)).
     state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(values))
-    return state >= 0 and bool(values.status & _STA_UNSYNC)
+    return None if state < 0 else not values.status & _STA_UNSYNC
 
 
 def _inotify(config: Config) -> Findings:
