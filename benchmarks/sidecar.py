@@ -37,7 +37,8 @@ from msgspec import Struct
 
 from respool.sidecar import log
 from respool.sidecar.config import Config, decode
-from respool.sidecar.supervisor import make_worker, prepare
+from respool.sidecar.preparation import prepare
+from respool.sidecar.worker_setup import make_worker
 
 from .sidecar_work.bare import Bare, Cryptography
 from .sidecar_work.disk import ordered_directory

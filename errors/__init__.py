@@ -20,15 +20,17 @@ class ConfigError(RespoolError):
     """The configuration can't be used; exit code 78, never raised once the program runs.
 
     file is the path of the configuration, key the place inside it
-    (``$.processor[2].config.selector``, empty for the file as a whole).
+    (``$.processor[2].config.selector``, empty for the file as a whole), line where that is
+    in the file, from 1, or 0 where it can't be told.
     """
 
-    def __init__(self, reason: str, *, file: str = "", key: str = "") -> None:
-        self.reason, self.file, self.key = reason, file, key
-        super().__init__(reason, file, key)
+    def __init__(self, reason: str, *, file: str = "", key: str = "", line: int = 0) -> None:
+        self.reason, self.file, self.key, self.line = reason, file, key, line
+        super().__init__(reason, file, key, line)
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.file, self.key, self.reason) if part)
+        place = f"{self.file}:{self.line}" if self.file and self.line else self.file
+        return ": ".join(part for part in (place, self.key, self.reason) if part)
 
 
 class SpoolError(RespoolError):

@@ -83,6 +83,7 @@ class Status(Struct, frozen=True, kw_only=True):
     state, deferred_since when it was deferred for the first time, retry_at when the next
     attempt is due: Unix time, 0 where there is none. released names whose holds an
     operator overrode; as_is says that the original shall be requeued without processing.
+    let_go says that a worker that ended in good order gave it up: the next one is no attempt after a crash.
     """
 
     attempt: int = 1
@@ -94,6 +95,7 @@ class Status(Struct, frozen=True, kw_only=True):
     retry_at: float = 0.0
     released: tuple[str, ...] = ()
     as_is: bool = False
+    let_go: bool = False
 
 
 class Staged(Struct, frozen=True):

@@ -30,7 +30,7 @@ from ..spool.directory import Found
 from . import log
 from .batch import Batch, Report, chunks
 from .config import BatchConfig
-from .memory import limit_memory
+from .containment import limit_memory
 
 _EXIT_HUNG: Final = 70
 _PARENT_SECONDS: Final = 0.5

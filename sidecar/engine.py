@@ -6,6 +6,7 @@ the worker, who keeps the job and tries again; everything else ends in a named s
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Final, Literal
@@ -140,6 +141,13 @@ class Engine:
         self._hand_back.put_off(job, plan)
         self._log.warning("message.deferred", id=str(job.id), claim=job.claim.number, reason=reason)
 
+    def let_go(self, job: Job) -> None:
+        """Leave a job in ``work/`` to whoever takes it up next, since this worker ends in good order."""
+        # Where it can't be written, the next attempt counts as one after a crash: of these a message has several.
+        with contextlib.suppress(OSError):
+            job.write_status(msgspec.structs.replace(job.read_status(), let_go=True))
+        job.close()
+
     def _decide(self, job: Job, phase: Phase, log: FilteringBoundLogger, why: Why) -> Outcome:
         if phase is not Phase.CLAIMED:
             missing = job.id.header_name if job.id.data_name in job.names() else job.id.data_name
@@ -255,6 +263,8 @@ def _count_attempt(job: Job, why: Why) -> Status:
     match why:
         case "claimed":
             return status
+        case "crashed" if status.let_go:
+            status = msgspec.structs.replace(status, let_go=False)
         case "crashed":
             status = msgspec.structs.replace(status, crashes=status.crashes + 1)
         case "due":

@@ -121,9 +121,11 @@ class Reporter:
         durable.replace(name + ".tmp", name, at=self._state.descriptor)
 
     def remove(self) -> None:
-        """The worker ends."""
-        with contextlib.suppress(OSError):
-            durable.unlink(f"{DIRECTORY}/{self._worker}.json", at=self._state.descriptor)
+        """The worker ends. What its successor after a reload has written already is left alone."""
+        path = os.path.join(self._state.path, DIRECTORY, f"{self._worker}.json")
+        with contextlib.suppress(OSError, msgspec.DecodeError), open(path, "rb") as file:
+            if msgspec.json.decode(file.read(), type=WorkerStatus).pid == os.getpid():
+                durable.unlink(f"{DIRECTORY}/{self._worker}.json", at=self._state.descriptor)
 
     def _length(self, name: str, now: float) -> StateLength:
         descriptor = self._state.states[name]

@@ -186,7 +186,7 @@ class Worker:
             if self._watch is not None:
                 self._watch.stop()
         for waiting in self._waiting:
-            waiting.job.close()
+            self._engine.let_go(waiting.job)
         if self._ledger is not None:
             self._ledger.close()
         if self._waiting or self._left:

@@ -30,7 +30,8 @@ import pytest
 
 from respool.errors import RespoolError, TemporaryError
 from respool.sidecar import log, worker
-from respool.sidecar.supervisor import Supervisor, prepare
+from respool.sidecar.preparation import prepare
+from respool.sidecar.supervisor import Supervisor
 from respool.spool.ids import IdMinter
 
 from .harness import Setup
@@ -271,4 +272,4 @@ def _run(setup: Setup) -> int:
     except RespoolError as error:
         sys.stderr.write(f"{error}\n")
         return 75 if isinstance(error, TemporaryError) else 78
-    return Supervisor(prepared, log.get(), once=False, trace=False).run()
+    return Supervisor(prepared, log.get(), once=False, trace=False, config_file="").run()

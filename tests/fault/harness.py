@@ -25,7 +25,8 @@ from respool.requeue import durable, ledger
 from respool.requeue.state import STATES
 from respool.sidecar import log, worker
 from respool.sidecar.config import Config, decode
-from respool.sidecar.supervisor import make_worker, prepare
+from respool.sidecar.preparation import prepare
+from respool.sidecar.worker_setup import make_worker
 
 #: Every function of durable that changes something, or makes a change durable.
 POINTS = (

@@ -22,7 +22,8 @@ from msgspec import Struct
 
 from respool import ConfigError, TemporaryError
 from respool.sidecar import log, worker
-from respool.sidecar.supervisor import make_worker, prepare
+from respool.sidecar.preparation import prepare
+from respool.sidecar.worker_setup import make_worker
 
 from .harness import Setup
 
