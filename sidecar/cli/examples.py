@@ -48,7 +48,7 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "list": (("what Exim has queued, as mailq shows it", "list /var/spool/exim4"),),
     "lookup": (("as Exim would ask", "lookup partial-lmdb /etc/respool/routes.mdb mail.example.org"),),
     "plugin list": (("what a configuration may use, and what is broken", "plugin list"),),
-    "plugin new": (("begin one", "plugin new my-note && cd respool-my-note && pytest"),),
+    "plugin new": (("begin one: code, settings, tests that pass", "plugin new my-note"),),
     "plugin test": (
         ("what it does to sample messages, and whether it keeps the contract",
          "plugin test ./note.py:Note --settings 'header = \"X-Note\"'"),

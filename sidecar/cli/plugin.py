@@ -159,7 +159,6 @@ def test(use: str, settings: str, path: str | None, deadline: float, *, as_json:
 
     \b
     Exit codes: 0 it keeps the contract; 1 it does not; 78 it can't be loaded.
-    Example: respool plugin test ./x.py:Note --settings 'header = "X-Note"'
     """
     log.configure(level=50)
     processor = build(_absolute(use), _settings(settings))
