@@ -153,7 +153,9 @@ def test_a_corrupt_message_is_mended_and_put_back(debian: Debian) -> None:
     assert len(waiting(debian, f"{RESPOOL}/corrupt")) == 2
     check, put_back = blocks("docs/recovery.md", "Corrupt")
     assert "2 checked, 2 wrong" in debian.run(f"{check.strip()} || true")
-    debian.run(f"for claim in {RESPOOL}/corrupt/*; do id=$(basename ${{claim%.*}}); cp /var/tmp/kept/$id-H $claim/; done")
+    debian.run(
+        f"for claim in {RESPOOL}/corrupt/*; do id=$(basename ${{claim%.*}}); cp /var/tmp/kept/$id-H $claim/; done"
+    )
     assert "2 checked, 0 wrong" in debian.run(check)
     debian.run(put_back)
     assert waiting(debian, f"{RESPOOL}/corrupt") == []
