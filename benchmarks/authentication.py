@@ -6,8 +6,10 @@ dict in each contender's own process. Every contender gets the same messages and
 key, in one run, taking turns at every message: what else the machine does meets all of
 them alike, and the ratios of one round hold. Each result of each is checked.
 
-The floor is one SHA-256 over the body, the RSA verifications that the signatures ask
-for, and two RSA signatures for the seal, without parsing or canonicalising anything.
+The floor is the cryptography that nobody can avoid (see floor() in
+authentication_work/contenders.py): one SHA-256 over the body, one over what each
+signature covers, the RSA verifications, two RSA signatures for the seal. Nothing is
+parsed or canonicalised for it.
 
 Peers that are not installed are named and left out; ``make peers`` gets them.
 
@@ -45,7 +47,7 @@ def find_contenders(
         "rspamd": lambda: Rspamd(key, pem, sealing=sealing),
         "dkimpy": lambda: dkimpy(key, pem, sealing=sealing),
     }
-    found: list[Contender] = [floor(key, sealing=sealing), ours(key, now, sealing=sealing)]
+    found: list[Contender] = [floor(key, cases, sealing=sealing), ours(key, now, sealing=sealing)]
     absent: dict[str, str] = {}
     for name in only:
         try:

@@ -264,4 +264,7 @@ def dmarc_variables(dmarc: DmarcResult) -> list[Edit]:
 
 def _one_line(text: str) -> str:
     """Printable ASCII: what strangers wrote can't break a variable, or a log line that Exim makes of it."""
-    return "".join(character if " " <= character <= "~" else "?" for character in text[:1000])
+    shown = text[:1000]
+    if shown.isascii() and shown.isprintable():
+        return shown
+    return "".join([character if " " <= character <= "~" else "?" for character in shown])

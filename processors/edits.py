@@ -148,8 +148,11 @@ def apply(message: Message, edits: tuple[Edit, ...]) -> Applied:
     changed: dict[int, Header | None] = {}
     top: list[Header] = []
     end: list[Header] = []
+    variables: list[Directive] = []
     for edit in edits:
         match edit:
+            case SetVariable():
+                variables.append(edit.directive)
             case AddHeader(at="top"):
                 top.insert(0, edit.header)
             case AddHeader():
@@ -164,9 +167,11 @@ def apply(message: Message, edits: tuple[Edit, ...]) -> Applied:
                 body = edit.body
             case _:
                 envelope = _edit_envelope(envelope, edit)
-    kept = [changed.get(index, header) for index, header in enumerate(message.headers)]
-    headers = (*top, *(header for header in kept if header is not None), *end)
-    envelope = envelope.replace(headers=headers)
+    if variables:
+        envelope = editing.set_directives(envelope, variables)
+    if changed or top or end:
+        kept = [changed.get(index, header) for index, header in enumerate(message.headers)]
+        envelope = envelope.replace(headers=(*top, *[header for header in kept if header is not None], *end))
     if body is not message.body:
         envelope = editing.with_body(envelope, body)
     return Applied(message=Message(envelope, body), body_replaced=body is not message.body, queue=queue)
@@ -179,7 +184,7 @@ def _checked(index: int, envelope: Envelope) -> int:
 
 
 def _edit_envelope(
-    envelope: Envelope, edit: SetSender | AddRecipient | RemoveRecipient | RedirectRecipient | SetVariable
+    envelope: Envelope, edit: SetSender | AddRecipient | RemoveRecipient | RedirectRecipient
 ) -> Envelope:
     match edit:
         case SetSender():
@@ -192,8 +197,6 @@ def _edit_envelope(
             for index in _places(envelope, edit.address):
                 envelope = editing.redirect_recipient(envelope, index, edit.new_address)
             return envelope
-        case SetVariable():
-            return editing.set_directive(envelope, edit.directive)
 
 
 def _places(envelope: Envelope, address: bytes) -> list[int]:

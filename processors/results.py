@@ -24,6 +24,8 @@ class Result(str, Enum):
     TEMPERROR = "temperror"  # trouble that passes, DNS for instance
     PERMERROR = "permerror"  # the published record or the message is wrong
 
+    __hash__ = str.__hash__  # of the word, as == compares it; Enum's own is a function in Python
+
 
 class Property(Struct, frozen=True, gc=False):
     """``ptype.property=value`` of a result, such as ``header.d=example.org``; value unquoted."""

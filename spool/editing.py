@@ -83,20 +83,30 @@ def set_directive(envelope: Envelope, directive: Directive) -> Envelope:
 
     For an ACL variable the name is that of the variable.
     """
-    last = max((at for at, other in enumerate(envelope.directives) if _same_name(other, directive)), default=-1)
-    if last >= 0:
-        changed = (
-            directive if at == last else other
-            for at, other in enumerate(envelope.directives)
-            if at == last or not _same_name(other, directive)
-        )
-        return envelope.replace(directives=tuple(changed))
-    place = _DIRECTIVE_ORDER.get(directive.name, len(_DIRECTIVE_ORDER))
-    later = (
-        at for at, other in enumerate(envelope.directives) if _DIRECTIVE_ORDER.get(other.name, -1) > place
-    )  # fmt: skip
-    at = next(later, len(envelope.directives))
-    return envelope.replace(directives=(*envelope.directives[:at], directive, *envelope.directives[at:]))
+    return set_directives(envelope, (directive,))
+
+
+def set_directives(envelope: Envelope, directives: Iterable[Directive]) -> Envelope:
+    """Each directive set as set_directive() would, one after the other; of several with one name the last stands."""
+    wanted = {_full_name(directive): directive for directive in directives}
+    missing = dict(wanted)
+    kept: list[Directive] = []
+    for other in reversed(envelope.directives):
+        name = _full_name(other)
+        if name not in wanted:
+            kept.append(other)
+        elif name in missing:
+            kept.append(missing.pop(name))
+    kept.reverse()
+    # What is new: the directives of one place of Exim's order stand together.
+    by_place: dict[int, list[Directive]] = {}
+    for directive in missing.values():
+        by_place.setdefault(_DIRECTIVE_ORDER.get(directive.name, len(_DIRECTIVE_ORDER)), []).append(directive)
+    for place, added in by_place.items():
+        later = (at for at, other in enumerate(kept) if _DIRECTIVE_ORDER.get(other.name, -1) > place)
+        at = next(later, len(kept))
+        kept[at:at] = added
+    return envelope.replace(directives=tuple(kept))
 
 
 def remove_directive(envelope: Envelope, name: bytes) -> Envelope:
@@ -241,10 +251,9 @@ def with_body(envelope: Envelope, body: Body) -> Envelope:
     return set_directive(envelope, Directive.make(b"body_zerocount", b"%d" % counts.zeros))
 
 
-def _same_name(one: Directive, other: Directive) -> bool:
-    if one.variable is not None or other.variable is not None:
-        return one.variable == other.variable
-    return one.name == other.name
+def _full_name(directive: Directive) -> str | bytes:
+    """What a directive is the value of: an ACL variable, as text, or the name itself."""
+    return directive.name if directive.variable is None else directive.variable
 
 
 def _with_parent(recipient: Recipient, new_index: Mapping[int, int]) -> Recipient:

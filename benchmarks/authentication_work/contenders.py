@@ -36,6 +36,7 @@ from .messages import (
     StubDns,
     zone,
 )
+from .signed_bytes import cryptography_of
 
 
 class Contender(Protocol):
@@ -76,22 +77,25 @@ class InProcess:
         """Nothing was started."""
 
 
-def floor(key: RSAPrivateKey, *, sealing: bool) -> InProcess:
-    """What nobody can avoid: one SHA-256 over the body, the RSA verifications, two RSA signatures for a seal.
+def floor(key: RSAPrivateKey, cases: list[Case], *, sealing: bool) -> InProcess:
+    """The cryptography that any correct implementation does, on bytes made ready for it beforehand.
 
-    Neither parsing nor canonicalisation, and of hashing only the body.
+    One SHA-256 over the canonical body; for each signature one over what it covers and a
+    true RSA verification (DKIM; message signature and seal of each set); for a seal two
+    hashes over what the new fields cover and two RSA signatures. Keys are objects already.
+    Nothing is parsed, canonicalised or decoded.
     """
     public, padding, prehashed = key.public_key(), PKCS1v15(), Prehashed(SHA256())
-    digest = hashlib.sha256(b"").digest()
-    signature = key.sign(digest, padding, prehashed)
+    prepared = {case.number: cryptography_of(case, key) for case in cases}
 
     def work(case: Case) -> None:
-        hashlib.sha256(case.wire).digest()
-        for _ in range(1 + 2 * case.sets):  # the DKIM signature; AMS and seal of each set
-            public.verify(signature, digest, padding, prehashed)
+        job = prepared[case.number]
+        hashlib.sha256(job.body).digest()
+        for covered, signature in job.verified:
+            public.verify(signature, hashlib.sha256(covered).digest(), padding, prehashed)
         if sealing:
-            key.sign(digest, padding, prehashed)
-            key.sign(digest, padding, prehashed)
+            for covered in job.signed:
+                key.sign(hashlib.sha256(covered).digest(), padding, prehashed)
 
     return InProcess("floor", work)
 

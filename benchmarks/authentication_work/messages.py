@@ -84,7 +84,8 @@ def _text_body(size: int, maker: random.Random) -> bytes:
     return b"".join(lines)
 
 
-def _results_field(state: str) -> bytes:
+def results_field(state: str) -> bytes:
+    """Authentication-Results as the sealer finds them."""
     text = f"spf=pass smtp.mailfrom={SENDER};\n\tdkim=pass header.d={SIGNING_DOMAIN};\n\tarc={state}"
     return f"Authentication-Results: {AUTHSERV_ID};\n\t{text}\n".encode()
 
@@ -114,7 +115,7 @@ def make_cases(key: RSAPrivateKey, now: int) -> list[Case]:
         fields = (sign(AuthenticatedMessage(fields, BytesBody(body)), signer, now=now).raw, *fields)
         sets = 0 if number % 2 else 1 + number // 2 % 2
         for instance in range(sets):
-            before = AuthenticatedMessage((_results_field("pass" if instance else "none"), *fields), BytesBody(body))
+            before = AuthenticatedMessage((results_field("pass" if instance else "none"), *fields), BytesBody(body))
             made = seal(before, verify_signatures(before, resolver, now=now)[1], sealer, now=now)
             assert not isinstance(made, NotSealed)
             fields = (*[header.raw for header in made.headers], *fields)

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from .authserv import parse_aar_instance
 from .message import AuthenticatedMessage, SentField
-from .signature import SignatureSyntaxError, parse_instance, parse_tag_list
+from .signature import NO_TAGS, SignatureSyntaxError, TagList, parse_instance, parse_tag_list
 
 #: RFC 8617 4.2.1: no message has more.
 MAX_INSTANCE: Final = 50
@@ -33,14 +33,17 @@ _REMOTE_IP: Final = re.compile(rb"[;\s]smtp\.remote-ip\s{0,20}=\s{0,20}\"?([0-9A
 class ArcSet(Struct, frozen=True, kw_only=True):
     """One set: its fields, None for a missing one, and what is needed of them.
 
-    seal_cv is ``cv=`` of the seal; seal_domain and seal_selector its ``d=`` and ``s=`` as
-    text; remote_ip is smtp.remote-ip of the AAR. Empty where absent.
+    ams_tags and seal_tags are the parsed tags of two of them. seal_cv is ``cv=`` of the
+    seal; seal_domain and seal_selector its ``d=`` and ``s=`` as text; remote_ip is
+    smtp.remote-ip of the AAR. Empty where absent.
     """
 
     instance: int
     aar: SentField | None = None
     ams: SentField | None = None
     seal: SentField | None = None
+    ams_tags: TagList = NO_TAGS
+    seal_tags: TagList = NO_TAGS
     seal_cv: bytes = b""
     seal_domain: str = ""
     seal_selector: str = ""
@@ -116,49 +119,52 @@ def read_chain(message: AuthenticatedMessage) -> ArcChain:
 
 def arc_fields(message: AuthenticatedMessage) -> list[SentField]:
     """The ARC fields top to bottom."""
+    if message.lacks(_EXIM_NAMES):
+        return []
     return [field for field in message.sent if field.name in _EXIM_NAMES]
 
 
-#: The fields of one set by name.
-_Members = dict[bytes, SentField]
+#: The fields of one set by name, with their tags; an AAR has none.
+_Members = dict[bytes, tuple[SentField, TagList]]
+_NOTHING: Final = (None, NO_TAGS)
 
 
 def _insert(sets: dict[int, _Members], field: SentField) -> None:
+    parsed = NO_TAGS
     if field.name == AAR:
         instance = parse_aar_instance(field.value)
         if instance == 0:
             raise SignatureSyntaxError("instance find")
     else:
         try:
-            tags = parse_tag_list(field.value).tags
+            parsed = parse_tag_list(field.value)
         except SignatureSyntaxError as error:
             raise SignatureSyntaxError(f"line parse: {error}") from None
-        instance = parse_instance(tags)
+        instance = parse_instance(parsed.tags)
     if instance > MAX_INSTANCE:
         raise SignatureSyntaxError("overlarge instance number")
-    if field.name in sets.setdefault(instance, {}):
+    members = sets.setdefault(instance, {})
+    if field.name in members:
         raise SignatureSyntaxError("dup hdr")
-    sets[instance][field.name] = field
+    members[field.name] = field, parsed
 
 
 def _arc_set(instance: int, members: _Members) -> ArcSet:
-    seal_cv, seal_domain, seal_selector, remote_ip = b"", "", "", ""
-    aar, seal = members.get(AAR), members.get(SEAL)
+    (aar, _), (ams, ams_tags), (seal, seal_tags) = [members.get(name, _NOTHING) for name in (AAR, AMS, SEAL)]
+    tags = seal_tags.tags
+    remote_ip = ""
     if aar is not None and b"remote-ip" in aar.value and (address := _REMOTE_IP.search(aar.value)):
         remote_ip = address.group(1).decode("ascii")
-    if seal is not None:
-        tags = parse_tag_list(seal.value).tags
-        seal_cv = tags.get(b"cv", b"")
-        seal_domain = tags.get(b"d", b"")[:253].decode("ascii", "replace").lower()
-        seal_selector = tags.get(b"s", b"")[:253].decode("ascii", "replace").lower()
     return ArcSet(
         instance=instance,
         aar=aar,
-        ams=members.get(AMS),
+        ams=ams,
         seal=seal,
-        seal_cv=seal_cv,
-        seal_domain=seal_domain,
-        seal_selector=seal_selector,
+        ams_tags=ams_tags,
+        seal_tags=seal_tags,
+        seal_cv=tags.get(b"cv", b""),
+        seal_domain=tags.get(b"d", b"")[:253].decode("ascii", "replace").lower(),
+        seal_selector=tags.get(b"s", b"")[:253].decode("ascii", "replace").lower(),
         remote_ip=remote_ip,
     )
 

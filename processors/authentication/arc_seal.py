@@ -22,12 +22,11 @@ from .arc_chain import MAX_INSTANCE, arc_fields, read_chain
 from .arc_verify import ArcResult
 from .authserv import method_result, results_of
 from .body_hash import SIGNING_REQUEST
-from .canonicalization import Canonicalization, relaxed_field
+from .canonicalization import relaxed_field
 from .keys import SigningKey
 from .message import AuthenticatedMessage
-from .signature_check import signed_digest
 from .signature_text import encode_base64, fold_tags
-from .signing import DEFAULT_SIGNED_HEADERS, signed_names
+from .signing import DEFAULT_SIGNED_HEADERS, signed_fields
 
 AAR_NAME: Final = b"ARC-Authentication-Results"
 AMS_NAME: Final = b"ARC-Message-Signature"
@@ -137,8 +136,9 @@ def _is_verified_chain(message: AuthenticatedMessage, verified: ArcResult) -> bo
     """True if the sets of message are those that verified is about."""
     if verified.result is Result.FAIL:  # not all of its fields need have found a place in a set
         return read_chain(message).highest_instance == verified.instance
-    seen = sorted([field.raw for arc_set in verified.sets for field in arc_set.fields])
-    return len(verified.sets) == verified.instance and sorted([field.raw for field in arc_fields(message)]) == seen
+    seen = [field.raw for arc_set in verified.sets for field in arc_set.fields]
+    present = [field.raw for field in arc_fields(message)]
+    return len(verified.sets) == verified.instance and sorted(present) == sorted(seen)
 
 
 def _own_results(message: AuthenticatedMessage, authserv_id: str) -> list[bytes] | None:
@@ -180,12 +180,12 @@ def _results_value(instance: int, authserv_id: str, results: list[bytes]) -> byt
 
 def _sign_message(message: AuthenticatedMessage, sealer: Sealer, instance: int, now: int) -> bytes:
     """The value of the new ARC-Message-Signature; its tags in the order that the public test suite fixes."""
-    names = signed_names(message, sealer.headers)
+    fields = signed_fields(message, sealer.headers)
     tags = [
         (b"bh", encode_base64(message.body_hash(SIGNING_REQUEST).digest)),
         (b"c", b"relaxed/relaxed"),
         (b"d", sealer.domain.encode()),
-        (b"h", b":".join(names)),
+        (b"h", b":".join([field.name for field in fields])),
         (b"i", b"%d" % instance),
         (b"s", sealer.selector.encode()),
     ]
@@ -195,8 +195,9 @@ def _sign_message(message: AuthenticatedMessage, sealer: Sealer, instance: int, 
     if expiry is not None:
         tags.append((b"x", b"%d" % expiry))
     text = fold_tags(AMS_NAME, ((b"a", sealer.key.algorithm),), tags)
-    digest = signed_digest(message, AMS_NAME, text.value, names, Canonicalization.RELAXED)
-    return text.with_signature(sealer.key.sign(digest), fold_base64=sealer.fold_base64)
+    covered = b"".join([field.relaxed for field in fields]) + relaxed_field(AMS_NAME.lower(), text.value)
+    signature = sealer.key.sign(hashlib.sha256(covered).digest())
+    return text.with_signature(signature, fold_base64=sealer.fold_base64)
 
 
 def _sign_sets(covered: hashlib._Hash, sealer: Sealer, instance: int, validation: str, now: int) -> bytes:

@@ -25,6 +25,7 @@ from .signature import (
     MessageSignature,
     Signature,
     SignatureSyntaxError,
+    TagList,
     parse_arc_message_signature,
     parse_arc_seal,
 )
@@ -68,8 +69,7 @@ class ArcSignatures:
         self._message_signatures: dict[int, MessageSignature | str] = {}
         if not self.chain.fault:
             for arc_set in self.chain.sets:
-                if arc_set.ams is not None:
-                    self._message_signatures[arc_set.instance] = _parse_ams(arc_set.ams.value)
+                self._message_signatures[arc_set.instance] = _parse_ams(arc_set.ams_tags)
             for ams in self._message_signatures.values():
                 if isinstance(ams, MessageSignature):
                     message.will_need([reading.body_request for reading in _readings(ams)])
@@ -187,7 +187,7 @@ class ArcSignatures:
         for arc_set in self.chain.sets:
             aar, ams, field = arc_set.fields
             try:
-                seal = parse_arc_seal(field.value)
+                seal = parse_arc_seal(arc_set.seal_tags)
             except SignatureSyntaxError as error:
                 raise _ChainError(f"seal: {error}") from None
             if seal.algorithm not in ALGORITHMS:
@@ -200,9 +200,9 @@ class ArcSignatures:
         return digests
 
 
-def _parse_ams(value: bytes) -> MessageSignature | str:
+def _parse_ams(tags: TagList) -> MessageSignature | str:
     try:
-        return parse_arc_message_signature(value)
+        return parse_arc_message_signature(tags)
     except SignatureSyntaxError as error:
         reason = str(error)
         return reason if reason == "required tag missing" else f"AMS: {reason}"

@@ -16,6 +16,9 @@ from typing import Final
 from .authres_parse import MAX_LENGTH, comparable_id
 from .structured_field import KEYWORD, NUMBER, TOKEN, Cursor, UnreadableError
 
+#: What nearly all fields and results look like. What matches means the same to a Cursor, which reads the rest.
+_USUAL_ID: Final = re.compile(rb'[ \t\r\n]*(%b)[ \t\r\n]*;(?=(?:[^("]++|"[^"\\;]*+")*+\Z)' % TOKEN.pattern)
+_USUAL_RESULT: Final = re.compile(rb"(%b)=(%b)" % (KEYWORD.pattern, KEYWORD.pattern))
 _USUAL_INSTANCE: Final = re.compile(rb"[ \t\r\n]*i[ \t]*=[ \t]*([0-9]{1,9})[ \t]*;")
 
 
@@ -39,44 +42,60 @@ def results_of(value: bytes, authserv_id: bytes) -> list[bytes] | None:
     """
     if b"\0" in value or len(value) > MAX_LENGTH:  # a header field that is written can't hold NUL
         return None
-    cursor = Cursor(value)
-    try:
-        cursor.skip_cfws()
-        found = comparable_id(cursor.value(TOKEN))
-        if found is None or found != comparable_id(authserv_id):
+    if usual := _USUAL_ID.match(value):
+        identity, parts = usual[1], value[usual.end() :].split(b";")
+    else:
+        try:
+            identity, parts = _divide(Cursor(value))
+        except UnreadableError:
             return None
-        cursor.skip_cfws()
-        version = cursor.number()
-        if version is not None:
-            if version != 1:  # RFC 8601 2.2: a version that is not known can't be interpreted
-                return None
-            cursor.skip_cfws()
-        if cursor.at_end():
-            return []
-        cursor.require(b";")
-        parts = cursor.semicolon_parts()
-    except UnreadableError:
+    found = comparable_id(identity)
+    if found is None or found != comparable_id(authserv_id):
         return None
     reduced = [b" ".join(part.split()) for part in parts]
     return [result for result in reduced if result and result.lower() != b"none"]
 
 
+def _divide(cursor: Cursor) -> tuple[bytes, list[bytes]]:
+    """The authserv-id and the text of each result; UnreadableError for what is no such field."""
+    cursor.skip_cfws()
+    identity = cursor.value(TOKEN)
+    cursor.skip_cfws()
+    version = cursor.number()
+    if version is not None:
+        if version != 1:  # RFC 8601 2.2: a version that is not known can't be interpreted
+            raise UnreadableError
+        cursor.skip_cfws()
+    if cursor.at_end():
+        return identity, []
+    cursor.require(b";")
+    return identity, cursor.semicolon_parts()
+
+
 def method_result(results: list[bytes], method: bytes) -> bytes | None:
     """The keyword of the first result for method, in lower case."""
     for result in results:
-        cursor = Cursor(result)
-        try:
-            cursor.skip_cfws()
-            if cursor.match(KEYWORD).lower() != method:
+        if usual := _USUAL_RESULT.match(result):
+            name, word = usual[1], usual[2]
+        else:
+            try:
+                name, word = _method_and_word(Cursor(result))
+            except UnreadableError:
                 continue
-            cursor.skip_cfws()
-            if cursor.take(b"/"):
-                cursor.skip_cfws()
-                cursor.match(NUMBER)
-                cursor.skip_cfws()
-            cursor.require(b"=")
-            cursor.skip_cfws()
-            return cursor.match(KEYWORD).lower()
-        except UnreadableError:
-            continue
+        if name.lower() == method:
+            return word.lower()
     return None
+
+
+def _method_and_word(cursor: Cursor) -> tuple[bytes, bytes]:
+    """``method [/ version] = keyword`` (RFC 8601 2.2 methodspec)."""
+    cursor.skip_cfws()
+    name = cursor.match(KEYWORD)
+    cursor.skip_cfws()
+    if cursor.take(b"/"):
+        cursor.skip_cfws()
+        cursor.match(NUMBER)
+        cursor.skip_cfws()
+    cursor.require(b"=")
+    cursor.skip_cfws()
+    return name, cursor.match(KEYWORD)

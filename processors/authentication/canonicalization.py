@@ -30,6 +30,8 @@ class Canonicalization(Enum):
     SIMPLE = b"simple"
     RELAXED = b"relaxed"
 
+    __hash__ = object.__hash__  # a member is one object; Enum's own is a function in Python
+
 
 def relaxed_value(value: bytes) -> bytes:
     """The value of a field, unfolded, white space reduced to single spaces, ends stripped (RFC 6376 3.4.2)."""

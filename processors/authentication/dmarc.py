@@ -114,7 +114,7 @@ def evaluate_dmarc(
     if refused is not None:
         return refused
     results = [_evaluate(domain, identifiers, zone, source) for domain in author.domains]
-    return max(results, key=_strictness)
+    return results[0] if len(results) == 1 else max(results, key=_strictness)
 
 
 def _refuse(author: Author, several_authors: str) -> DmarcResult | None:

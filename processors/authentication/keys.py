@@ -64,12 +64,14 @@ class KeyFault(Struct, frozen=True):
 class KeyRecord(Struct, frozen=True):
     """A usable key record.
 
-    hashes is None where the record does not limit them; bits is the size of an RSA
-    modulus, 256 for Ed25519. testing and strict are the flags ``y`` and ``s`` of ``t=``; what the
-    first one means is decided by who uses the result (see identifiers() in evaluation.py).
+    algorithm is the ``a=`` of the signatures it verifies. hashes is None where the record
+    does not limit them; bits is the size of an RSA modulus, 256 for Ed25519. testing and
+    strict are the flags ``y`` and ``s`` of ``t=``; what the first one means is decided by
+    who uses the result (see identifiers() in evaluation.py).
     """
 
     key_type: KeyType
+    algorithm: bytes
     public_key: RSAPublicKey | Ed25519PublicKey
     bits: int
     hashes: frozenset[bytes] | None
@@ -119,6 +121,7 @@ def parse_key_record(record: bytes) -> KeyRecord | KeyFault:
     flags = _colon_list(tags.get(b"t", b""))
     return KeyRecord(
         key_type=key_type,
+        algorithm=key_type.value + b"-sha256",
         public_key=public_key,
         bits=bits,
         hashes=_colon_list(tags[b"h"]) if b"h" in tags else None,

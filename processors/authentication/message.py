@@ -9,7 +9,7 @@ Diagnostics: raises nothing of its own; OSError of reading the body goes through
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -43,10 +43,9 @@ class SentField:
     @property
     def relaxed(self) -> bytes:
         """The field in relaxed form with its CRLF (RFC 6376 3.4.2)."""
-        relaxed = self._relaxed
-        if relaxed is None:
-            relaxed = self._relaxed = b"%b:%b\r\n" % (self.name, relaxed_value(self.value))
-        return relaxed
+        if self._relaxed is None:
+            self._relaxed = b"%b:%b\r\n" % (self.name, relaxed_value(self.value))
+        return self._relaxed
 
     @property
     def simple(self) -> bytes:
@@ -64,10 +63,10 @@ class AuthenticatedMessage:
     __slots__ = ("_body_hashes", "_body_requests", "_named", "body", "sent")
 
     def __init__(self, fields: Iterable[bytes], body: Body) -> None:
-        self._take([SentField(raw) for raw in fields], body)
+        self._take(tuple([SentField(raw) for raw in fields]), body)
 
-    def _take(self, sent: Sequence[SentField], body: Body) -> None:
-        self.sent = tuple(sent)
+    def _take(self, sent: tuple[SentField, ...], body: Body) -> None:
+        self.sent = sent
         self.body = body
         self._body_requests: set[BodyHashRequest] = set()
         self._body_hashes: dict[BodyHashRequest, BodyHash] = {}
@@ -91,13 +90,15 @@ class AuthenticatedMessage:
                     field = known[header.raw] = SentField(header.raw)
                 sent.append(field)
         made = cls.__new__(cls)
-        made._take(sent, message.body)
+        made._take(tuple(sent), message.body)
         return made
 
     def with_top(self, *fields: bytes) -> AuthenticatedMessage:
         """The same message with fields above all others, the first of them topmost."""
+        added = [SentField(raw) for raw in fields]
         made = type(self).__new__(type(self))
-        made._take([*[SentField(raw) for raw in fields], *self.sent], self.body)
+        made._take((*added, *self.sent), self.body)
+        made._body_hashes = self._body_hashes
         return made
 
     @classmethod
@@ -140,6 +141,15 @@ class AuthenticatedMessage:
         """The fields of this lower-case name, top to bottom."""
         return self._named.get(name, ())
 
+    def lacks(self, names: Collection[bytes]) -> bool:
+        """True if there is no field of any of these lower-case names."""
+        return self._named.keys().isdisjoint(names)
+
+    def groups(self, names: Iterable[bytes]) -> list[list[SentField]]:
+        """For each of these names that the message has, in their order, its fields top to bottom."""
+        named = self._named
+        return [named[name] for name in names if name in named]
+
     def values(self, name: bytes) -> list[bytes]:
         """The values of the fields of this lower-case name, top to bottom."""
         return [field.value for field in self._named.get(name, ())]
@@ -150,14 +160,14 @@ class AuthenticatedMessage:
         Names that have no field left stand for nothing, which is how oversigning works.
         """
         named = self._named
-        used: dict[bytes, int] = {}
+        left: dict[bytes, int] = {}
         selected: list[SentField] = []
         for name in names:
             if name in named:
                 fields = named[name]
-                count = used[name] = used.get(name, 0) + 1
-                if count <= len(fields):
-                    selected.append(fields[-count])
+                below = left[name] = left.get(name, len(fields)) - 1
+                if below >= 0:
+                    selected.append(fields[below])
         return selected
 
     def will_need(self, requests: Iterable[BodyHashRequest]) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import binascii
 import re
-from functools import lru_cache
 from typing import Final, TypedDict
 
 from msgspec import Struct
@@ -21,7 +20,7 @@ from .canonicalization import Canonicalization
 
 _TAG_NAME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9_]*")
 _USUAL_TAGS: Final = frozenset(b"a b bh c cv d h i k l p q s t v x".split())
-_KEPT_LENGTH: Final = 4096
+_FWS: Final = b" \t\r\n"
 _NUMBER: Final = re.compile(rb"[0-9]{1,12}")
 _INSTANCE: Final = re.compile(rb"[0-9]{1,9}")
 _LENGTH: Final = re.compile(rb"[0-9]{1,76}")  # RFC 6376 3.5, l=
@@ -42,45 +41,46 @@ class SignatureSyntaxError(ValueError):
 
 class TagList(Struct, frozen=True):
     """A parsed tag list; the values are stripped of white space at both ends, folds inside are kept.
-    tags is not to be changed: one list may serve several readers.
 
-    b_span is where the value of ``b=`` stands in the text, white space around it included.
+    unsigned is the text with the value of ``b=`` deleted, white space around that included.
     """
 
     tags: dict[bytes, bytes]
-    b_span: tuple[int, int] | None
+    unsigned: bytes
+
+
+NO_TAGS: Final = TagList({}, b"")
 
 
 def parse_tag_list(text: bytes) -> TagList:
     """Read ``name=value; name=value`` (RFC 6376 3.2); SignatureSyntaxError for anything else and for duplicates."""
-    return _parse_again(text) if len(text) <= _KEPT_LENGTH else _parse(text)
-
-
-def _parse(text: bytes) -> TagList:
-    tags: dict[bytes, bytes] = {}
-    b_span = None
     parts = text.split(b";")
-    if len(parts) > 1 and not parts[-1].strip(b" \t\r\n"):
-        parts.pop()  # one final semicolon is allowed
-    for number, part in enumerate(parts):
-        name, equals, value = part.partition(b"=")
-        tag = name.strip(b" \t\r\n")
+    pairs = [part.partition(b"=") for part in parts]
+    if len(parts) > 1 and not parts[-1].strip(_FWS):
+        pairs.pop()  # one final semicolon is allowed
+    tags = {name.strip(_FWS): value.strip(_FWS) for name, equals, value in pairs if equals}
+    if len(tags) < len(pairs) or not _USUAL_TAGS.issuperset(tags):
+        _check_names(pairs)
+    if b"b" in tags:
+        at = list(tags).index(b"b")
+        parts[at] = pairs[at][0] + b"="
+        text = b";".join(parts)
+    return TagList(tags, text)
+
+
+def _check_names(pairs: list[tuple[bytes, bytes, bytes]]) -> None:
+    """SignatureSyntaxError for the first part that is no tag, or one too many."""
+    seen: set[bytes] = set()
+    for name, equals, _ in pairs:
+        tag = name.strip(_FWS)
         if not equals:
             raise SignatureSyntaxError("a tag without '='" if tag else "an empty tag")
-        if tag not in _USUAL_TAGS and _TAG_NAME.fullmatch(tag) is None:
+        if _TAG_NAME.fullmatch(tag) is None:
             raise SignatureSyntaxError("a bad tag name")
-        if tag in tags:
+        if tag in seen:
             # RFC 6376 3.2: duplicates invalidate the whole list.
             raise SignatureSyntaxError(f"{tag[:16].decode()} tag dup")
-        tags[tag] = value.strip(b" \t\r\n")
-        if tag == b"b":
-            start = number + sum([len(before) for before in parts[:number]])
-            b_span = (start + len(name) + 1, start + len(part))
-    return TagList(tags, b_span)
-
-
-#: ARC fields are read three times: to sort them into sets, to verify, to seal. Enough for those of one message.
-_parse_again: Final = lru_cache(maxsize=64)(_parse)
+        seen.add(tag)
 
 
 class Signature(Struct, frozen=True, kw_only=True):
@@ -125,23 +125,21 @@ def parse_dkim_signature(value: bytes) -> MessageSignature:
         raise SignatureSyntaxError("not version 1")
     if b"q" in tags and b"dns/txt" not in {_unfold(method).lower() for method in tags[b"q"].split(b":")}:
         raise SignatureSyntaxError("no known query method in q=")
-    return _message_signature(value, parsed, identity=_identity(tags[b"i"]) if b"i" in tags else "")
+    return _message_signature(parsed, identity=_identity(tags[b"i"]) if b"i" in tags else "")
 
 
-def parse_arc_message_signature(value: bytes) -> MessageSignature:
-    """Read the value of an ARC-Message-Signature field (RFC 8617 4.1.2); ``v=`` and ``i=`` are not looked at."""
-    parsed = parse_tag_list(value)
+def parse_arc_message_signature(parsed: TagList) -> MessageSignature:
+    """Read the tags of an ARC-Message-Signature field (RFC 8617 4.1.2); ``v=`` and ``i=`` are not looked at."""
     _require(parsed.tags, (b"a", b"b", b"bh", b"d", b"h", b"s"))
-    return _message_signature(value, parsed, identity="")
+    return _message_signature(parsed, identity="")
 
 
-def parse_arc_seal(value: bytes) -> Signature:
-    """Read the value of an ARC-Seal field (RFC 8617 4.1.3); the instance and ``cv=`` are the chain's to judge."""
-    parsed = parse_tag_list(value)
+def parse_arc_seal(parsed: TagList) -> Signature:
+    """Read the tags of an ARC-Seal field (RFC 8617 4.1.3); the instance and ``cv=`` are the chain's to judge."""
     _require(parsed.tags, (b"a", b"b", b"d", b"s"))
     if b"h" in parsed.tags:
         raise SignatureSyntaxError("h tag in a seal")  # RFC 8617 4.1.3: MUST fail
-    return Signature(**_common(value, parsed))
+    return Signature(**_common(parsed))
 
 
 def parse_instance(tags: dict[bytes, bytes]) -> int:
@@ -174,29 +172,28 @@ class _Common(TypedDict):
     b_prefix: str
 
 
-def _common(value: bytes, parsed: TagList) -> _Common:
+def _common(parsed: TagList) -> _Common:
     tags = parsed.tags
-    domain, selector = tags[b"d"], tags[b"s"]
+    domain, selector, signature = tags[b"d"], tags[b"s"], _unfold(tags[b"b"])
     if not is_domain(domain):
         raise SignatureSyntaxError("d= is not a domain name")
     if not is_selector(selector):
         raise SignatureSyntaxError("s= is not a selector")
-    start, end = parsed.b_span or (0, 0)
     return {
         "algorithm": tags[b"a"][:64],
         "domain": _text(domain, "d").lower(),
         "selector": _text(selector, "s"),
-        "signature": _decode_base64(tags[b"b"], "b"),
-        "signed_at": _time(tags, b"t"),
-        "unsigned_value": value[:start] + value[end:],
-        "b_prefix": _unfold(tags[b"b"])[:8].decode("ascii", "replace"),
+        "signature": _decode_base64(signature, "b"),
+        "signed_at": _time(tags[b"t"], "t") if b"t" in tags else None,
+        "unsigned_value": parsed.unsigned,
+        "b_prefix": signature[:8].decode("ascii"),
     }
 
 
-def _message_signature(value: bytes, parsed: TagList, *, identity: str) -> MessageSignature:
+def _message_signature(parsed: TagList, *, identity: str) -> MessageSignature:
     tags = parsed.tags
-    common = _common(value, parsed)
-    signed_at, expires_at = common["signed_at"], _time(tags, b"x")
+    common = _common(parsed)
+    signed_at, expires_at = common["signed_at"], _time(tags[b"x"], "x") if b"x" in tags else None
     if signed_at is not None and expires_at is not None and expires_at <= signed_at:
         raise SignatureSyntaxError("x= is not after t=")  # RFC 6376 3.5, x=
     header_canonicalization, body_canonicalization = _canonicalizations(tags.get(b"c"))
@@ -208,9 +205,9 @@ def _message_signature(value: bytes, parsed: TagList, *, identity: str) -> Messa
     return MessageSignature(
         **common,
         header_canonicalization=header_canonicalization,
-        header_names=tuple([name.strip(b" \t\r\n") for name in tags[b"h"].lower().split(b":")]),
+        header_names=tuple([name.strip(_FWS) for name in tags[b"h"].lower().split(b":")]),
         body_request=BodyHashRequest(body_canonicalization, length),
-        body_hash=_decode_base64(tags[b"bh"], "bh"),
+        body_hash=_decode_base64(_unfold(tags[b"bh"]), "bh"),
         expires_at=expires_at,
         identity=identity,
         has_c_tag=b"c" in tags,
@@ -234,12 +231,9 @@ def _canonicalizations(text: bytes | None) -> tuple[Canonicalization, Canonicali
         raise SignatureSyntaxError("unknown canonicalization in c=") from None
 
 
-def _time(tags: dict[bytes, bytes], name: bytes) -> int | None:
-    text = tags.get(name)
-    if text is None:
-        return None
+def _time(text: bytes, name: str) -> int:
     if _NUMBER.fullmatch(text) is None:
-        raise SignatureSyntaxError(f"{name.decode()}= is not a time")
+        raise SignatureSyntaxError(f"{name}= is not a time")
     return int(text)
 
 
@@ -258,8 +252,7 @@ def _text(value: bytes, name: str) -> str:
         raise SignatureSyntaxError(f"{name}= is not UTF-8") from None
 
 
-def _decode_base64(value: bytes, name: str) -> bytes:
-    text = _unfold(value)
+def _decode_base64(text: bytes, name: str) -> bytes:
     if not text:
         raise SignatureSyntaxError(f"no {name}= value")
     try:

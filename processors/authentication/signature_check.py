@@ -16,6 +16,8 @@ from .signature import MessageSignature, Signature
 
 #: How far in the future ``t=`` may lie, in seconds: clocks differ.
 ALLOWED_CLOCK_SKEW: Final = 300
+#: ``s=`` of keys that are for mail (RFC 6376 3.6.1).
+_SERVICES: Final = frozenset({b"*", b"email"})
 
 
 def signed_digest(
@@ -55,12 +57,12 @@ def time_fault(signature: Signature, now: float) -> str | None:
 
 def key_fault(key: KeyRecord, signature: Signature) -> str | None:
     """Why key must not be used for this signature (RFC 6376 6.1.2 steps 6-9, RFC 8301 3.2)."""
-    if signature.algorithm != key.key_type.value + b"-sha256":
+    if signature.algorithm != key.algorithm:
         return "inappropriate key algorithm"
     if key.hashes is not None and b"sha256" not in key.hashes:
         return "inappropriate hash algorithm"
     if key.key_type is KeyType.RSA and key.bits < MIN_RSA_BITS:
         return f"RSA key of {key.bits} bits is too short"
-    if not key.services & {b"*", b"email"}:
+    if key.services.isdisjoint(_SERVICES):
         return "key is not for email"
     return None

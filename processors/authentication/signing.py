@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 from ...errors import ConfigError
-from .message import AuthenticatedMessage
+from .message import AuthenticatedMessage, SentField
 from .signature import is_domain, is_selector
 
 #: Exim's list of what a signature covers (pdkim.h), each field that is there.
@@ -44,8 +44,17 @@ def header_names(headers: tuple[str, ...]) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys([header.lower().encode() for header in headers]))
 
 
+def signed_fields(message: AuthenticatedMessage, headers: tuple[str, ...]) -> list[SentField]:
+    """The fields of message that have these names, in the order of ``h=``: of several with one name the lowest first.
+
+    What select() finds for their names.
+    """
+    groups = message.groups(header_names(headers))
+    return [field for group in groups for field in group[: -1 - _MAX_INSTANCES : -1]]
+
+
 def signed_names(
-    message: AuthenticatedMessage, headers: tuple[str, ...], oversigned: tuple[str, ...] = ()
+    message: AuthenticatedMessage, headers: tuple[str, ...], oversigned: tuple[str, ...]
 ) -> tuple[bytes, ...]:
     """``h=`` for these field names: each as often as it is in message, oversigned ones once more.
 
@@ -55,11 +64,5 @@ def signed_names(
     once_more = header_names(oversigned)
     names: list[bytes] = []
     for name in header_names(headers):
-        present = len(message.named(name))
-        if present == 1:
-            names.append(name)
-        elif present:
-            names += [name] * min(present, _MAX_INSTANCES)
-        if name in once_more:
-            names.append(name)
+        names += [name] * (min(len(message.named(name)), _MAX_INSTANCES) + (name in once_more))
     return tuple(names)

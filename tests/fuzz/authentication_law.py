@@ -91,7 +91,11 @@ class AnyDns:
 
 
 def signature(data: bytes) -> None:
-    for parse in (parse_tag_list, parse_dkim_signature, parse_arc_message_signature, parse_arc_seal):
+    for parse in (
+        parse_dkim_signature,
+        lambda text: parse_arc_message_signature(parse_tag_list(text)),
+        lambda text: parse_arc_seal(parse_tag_list(text)),
+    ):
         try:
             parse(data)
         except SignatureSyntaxError as error:

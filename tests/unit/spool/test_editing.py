@@ -19,6 +19,7 @@ from respool.spool.editing import (
     remove_variable,
     replace_header,
     set_directive,
+    set_directives,
     set_recipients,
     set_sender,
     set_variable,
@@ -151,6 +152,25 @@ def test_variables_keep_exims_group_order(envelope: Envelope) -> None:
         "acl_c0": b"conn", "acl_c_new": b"", "acl_m_foo": b"x\n", "acl_m_respool": b"1",
     }  # fmt: skip
     assert "acl_m_foo" not in remove_variable(again, "acl_m_foo").variables
+
+
+def test_several_directives_at_once_are_set_as_one_after_the_other(envelope: Envelope) -> None:
+    wanted = [
+        Directive.make_variable("acl_m_a", b"1"),
+        Directive.make(b"no_such", b"x"),
+        Directive.make_variable("acl_c_a", b"2"),
+        Directive.make(b"helo_name", b"x"),
+        Directive.make(b"not_this_one_either"),
+        Directive.make_variable("acl_m_foo", b"3"),
+        Directive.make_variable("acl_m_b", b"4"),
+        Directive.make(b"no_such", b"y"),
+        Directive.make_variable("acl_m_a", b"5"),
+    ]
+    one_by_one = envelope
+    for directive in wanted:
+        one_by_one = set_directive(one_by_one, directive)
+    assert set_directives(envelope, wanted).directives == one_by_one.directives
+    assert one_by_one.variables["acl_m_a"] == b"5"
 
 
 @pytest.mark.parametrize("variable", ["acl_x_a", "acl_m", "acl_m-a", "acl_m_a b", "acl_ma", "acl_m_\n"])
