@@ -59,6 +59,8 @@ class PublicSuffixList(Struct, frozen=True):
                 continue
             rule = line.split()[0]
             if rule.startswith("!"):
+                if "." not in rule:
+                    continue  # what it excepts would have no suffix at all
                 exceptions.add(_a_labels(rule[1:]))
             elif rule.startswith("*."):
                 wildcards.add(_a_labels(rule[2:]))

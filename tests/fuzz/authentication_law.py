@@ -1,6 +1,6 @@
 """What holds for every reader of DNS and header text whatever the bytes are: for the fuzzer, and for replaying.
 
-Each law takes one input and does with it what the program does. A reader may refuse in
+Each law takes one input and does with it what the program does (laws of DNS data: dns_law.py). A reader may refuse in
 the way its docstring says; it may not raise anything else, and what it makes must be
 consistent with what its siblings make.
 
@@ -43,6 +43,8 @@ from respool.processors.authentication.spf import evaluate_spf
 from respool.processors.authentication.verification import verify_signatures
 from respool.processors.results import AuthResult, Result
 
+from .dns_law import DNS_TOKENS, SUFFIX_TOKENS, ZONE_TOKENS, dns_reply, public_suffixes, zone
+
 OUR_ID: Final = "mx.example.net"
 #: A byte of the input from 0x80 on stands for one of these, as far as they reach (see expand()).
 TOKENS: Final = (
@@ -58,9 +60,9 @@ TOKENS: Final = (
 )  # fmt: skip
 
 
-def expand(data: bytes) -> bytes:
+def expand(data: bytes, tokens: tuple[bytes, ...] = TOKENS) -> bytes:
     """The input through an alphabet of likely pieces."""
-    return b"".join(TOKENS[byte - 0x80] if 0 <= byte - 0x80 < len(TOKENS) else bytes((byte,)) for byte in data)
+    return b"".join(tokens[byte - 0x80] if 0 <= byte - 0x80 < len(tokens) else bytes((byte,)) for byte in data)
 
 
 class AnyDns:
@@ -188,11 +190,16 @@ def message(data: bytes) -> None:
 
 LAWS: Final[dict[str, Callable[[bytes], None]]] = {
     law.__name__: law
-    for law in (signature, key_record, spf, dmarc, author, authentication_results, received, names, message)
-}
+    for law in (
+        signature, key_record, spf, dmarc, author, authentication_results, received, names, message,
+        dns_reply, zone, public_suffixes,
+    )
+}  # fmt: skip
+#: Laws whose likely pieces are others.
+ALPHABETS: Final = {"dns_reply": DNS_TOKENS, "zone": ZONE_TOKENS, "public_suffixes": SUFFIX_TOKENS}
 
 
 def check(name: str, data: bytes) -> None:
     """One input for one law, as it is and through the alphabet."""
     LAWS[name](data)
-    LAWS[name](expand(data))
+    LAWS[name](expand(data, ALPHABETS.get(name, TOKENS)))
