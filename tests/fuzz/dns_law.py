@@ -186,9 +186,7 @@ def zone(data: bytes) -> None:
     for rrset in theirs:
         rows = expected.setdefault((rrset.name.to_digestable(), int(rrset.rdtype)), set())
         rows.update(bytes(rdata.to_digestable()) for rdata in rrset)
-    assert expected == {
-        (name, kind): set(rows) for name, sets in found._records.items() for kind, rows in sets.items()
-    }
+    assert expected == {(name, kind): set(rows) for name, sets in found._records.items() for kind, rows in sets.items()}
 
 
 def _answers_as_the_wire_does(
@@ -224,7 +222,9 @@ def public_suffixes(data: bytes) -> None:
         return
     words = [rule.split()[0].lower() for rule in rules if rule.strip() and not rule.startswith("//")]
     words = [word for word in words if not word.startswith("!") or "." in word]
-    if any(not word.isascii() or "*" in word.removeprefix("*.") or ".." in f".{word}." or "!*" in word for word in words):
+    if any(
+        not word.isascii() or "*" in word.removeprefix("*.") or ".." in f".{word}." or "!*" in word for word in words
+    ):
         return  # rules that the list's format does not know
     assert suffix == _suffix_by_definition(plain, words)
 
