@@ -182,11 +182,15 @@ def zone(data: bytes) -> None:
         theirs = dns.zonefile.read_rrsets(text, default_ttl=0, origin=dns.name.root)
     except (dns.exception.DNSException, ValueError):
         return
+    ours = {(name, kind): set(rows) for name, sets in found._records.items() for kind, rows in sets.items()}
     expected: dict[tuple[bytes, int], set[bytes]] = {}
     for rrset in theirs:
         rows = expected.setdefault((rrset.name.to_digestable(), int(rrset.rdtype)), set())
         rows.update(bytes(rdata.to_digestable()) for rdata in rrset)
-    assert expected == {(name, kind): set(rows) for name, sets in found._records.items() for kind, rows in sets.items()}
+    assert expected.keys() == ours.keys()
+    for key, rows in expected.items():
+        # Of an alias given twice dnspython keeps the last alone.
+        assert rows <= ours[key] if dns.rdatatype.is_singleton(dns.rdatatype.RdataType(key[1])) else rows == ours[key]
 
 
 def _answers_as_the_wire_does(
