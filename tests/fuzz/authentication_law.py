@@ -65,6 +65,7 @@ from respool.processors.authentication.spf_macros import (
     parse_macro_string,
 )
 from respool.processors.authentication.verification import verify_signatures
+from respool.processors.report_destination import MOST_DESTINATIONS, find_destinations
 from respool.processors.results import AuthResult, Result
 
 from .dns_law import DNS_TOKENS, SUFFIX_TOKENS, ZONE_TOKENS, dns_reply, public_suffixes, zone
@@ -205,6 +206,7 @@ def dmarc(data: bytes) -> None:
     record = parse_dmarc_record(data)
     if record is not None:
         _dmarc_can_be_written(record)
+        _destinations_are_addresses(record, data)
     resolver: Any = AnyDns(data)
     identifier = Identifier("dkim", "mail.example.org", Result.PASS)
     found = evaluate_dmarc([b"<a@b.example.org>"], identifiers=[identifier], resolver=resolver)
@@ -226,6 +228,20 @@ def _dmarc_can_be_written(record: DmarcRecord) -> None:
     assert again is not None
     assert not again.problems
     assert structs.replace(again, text=record.text, tags=record.tags, problems=record.problems) == record
+
+
+def _destinations_are_addresses(record: DmarcRecord, consent: bytes) -> None:
+    """Whatever a record and the receiver's consent say, reports go to few plain addresses."""
+    resolver: Any = AnyDns(consent)
+    found = find_destinations(record, "example.com", resolver=resolver)
+    assert len(found.accepted) <= MOST_DESTINATIONS
+    assert resolver.questions <= 60
+    for destination in found.accepted:
+        local, _, domain = destination.address.rpartition("@")
+        assert a_label_domain(domain) == domain == destination.domain
+        assert local.isascii()
+        assert local.isprintable()
+        assert not set(local) & set(' "(),:;<>@[\\]')
 
 
 def author(data: bytes) -> None:
@@ -272,8 +288,8 @@ def authentication_results(data: bytes) -> None:
     if ours is not None and read is not None:
         # Both readers see the same borders.
         assert len(ours) == len(read.results) + len(read.unknown)
-        for text, result in zip(ours, read.results, strict=False):
-            assert read.unknown or method_result([text], result.method.encode()) is not None
+        for written, understood in zip(ours, read.results, strict=False):
+            assert read.unknown or method_result([written], understood.method.encode()) is not None
     parse_arc_authentication_results(data)
     parse_aar_instance(data)
     if read is not None:
