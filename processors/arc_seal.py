@@ -18,7 +18,6 @@ its key can't be used, until somebody has mended it; TableError goes through.
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from typing import Annotated
 
 from msgspec import Meta
@@ -32,6 +31,7 @@ from .api import Context, Phase, Processor, ProcessorConfig, Verdict, defer, pro
 from .authentication.arc_seal import DEFAULT_SEALED_HEADERS, FORBIDDEN_HEADERS, NotSealed, Sealer, seal
 from .authentication.arc_verify import ArcResult, ArcSignatures
 from .authentication.body_hash import SIGNING_REQUEST
+from .authentication.client import client_address
 from .authentication.keys import KeyLookup, SigningKey, key_from_file, load_signing_key
 from .authentication.message import AuthenticatedMessage
 from .authentication.seal_specification import SealOptions, parse_options, parse_specification
@@ -114,7 +114,7 @@ class ArcSeal(Processor[Config]):
     def process(self, message: Message, context: Context) -> Verdict:
         """Seal message; go on without a seal, and say why, where there must or can be none."""
         authenticated = AuthenticatedMessage.from_message(message)
-        address = _client_address(message)
+        address = client_address(message)
         verified = next((result for result in reversed(context.results) if isinstance(result, ArcResult)), None)
         found_here: tuple[ArcResult, ...] = ()
         if verified is None:
@@ -178,11 +178,3 @@ class ArcSeal(Processor[Config]):
         chosen = parse_specification(text)
         options = self._options if chosen.options == SealOptions() else chosen.options
         return self._sealer(chosen.domain, chosen.selector, key_from_file(chosen.key_file), options)
-
-
-def _client_address(message: Message) -> str:
-    """The client's IP address in canonical text; empty for local submission."""
-    try:
-        return str(ip_address((message.envelope.host_address or b"").decode("ascii")))
-    except ValueError:
-        return ""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from msgspec import Struct
@@ -84,6 +85,7 @@ def read_received(value: bytes) -> Client | None:
     return Client(address=canonical, helo=helo) if canonical else None
 
 
+@lru_cache(maxsize=256)  # auth, conditions and arc-seal ask for one message
 def _canonical(address: bytes) -> str:
     try:
         return str(ipaddress.ip_address(address.decode("ascii", "replace")))

@@ -39,6 +39,7 @@ MIN_RSA_BITS: Final = 1024
 _MAX_RSA_BITS: Final = 8192
 _MAX_RSA_EXPONENT_BITS: Final = 64
 _MAX_RECORD_BYTES: Final = 8192
+_MAX_RECORDS: Final = 4
 _MAX_KEY_FILE_BYTES: Final = 65536
 
 _PADDING: Final = PKCS1v15()
@@ -155,6 +156,9 @@ def _unusable(reason: str) -> KeyFault:
     return KeyFault(Result.PERMERROR, reason)
 
 
+_NO_KEY: Final = KeyFault(Result.PERMERROR, "no key for signature", is_lookup=True)
+
+
 class KeyLookup:
     """Finds key records in DNS for one message; a key that several signatures use is asked for once.
 
@@ -171,23 +175,29 @@ class KeyLookup:
         name = f"{selector}._domainkey.{domain}"
         found = self._found.get(name)
         if found is None:
-            found = self._found[name] = self._ask(domain, selector)
+            asked = name if name.isascii() else _a_label_name(domain, selector)
+            found = self._found[name] = _NO_KEY if asked is None else self._ask(asked)
         return found
 
-    def _ask(self, domain: str, selector: str) -> KeyRecord | KeyFault:
-        labels = [name if name.isascii() else a_label_domain(name) for name in (selector, domain)]
-        if None in labels:  # RFC 8616 section 5: asked for in A-labels, and these have none
-            return KeyFault(Result.PERMERROR, "no key for signature", is_lookup=True)
-        name = f"{labels[0]}._domainkey.{labels[1]}"
+    def _ask(self, name: str) -> KeyRecord | KeyFault:
         try:
             records = self._resolver.txt(name, deadline=self._deadline).records
         except DnsTemporaryError as error:
             return KeyFault(Result.TEMPERROR, str(error), is_lookup=True)
-        if not records:
-            return KeyFault(Result.PERMERROR, "no key for signature", is_lookup=True)
-        # RFC 6376 6.1.2 leaves the choice among several: the first that is usable.
-        parsed = [parse_key_record(record) for record in records[:4]]
-        return next((record for record in parsed if isinstance(record, KeyRecord)), parsed[0])
+        found: KeyRecord | KeyFault = _NO_KEY
+        for record in records[:_MAX_RECORDS]:
+            parsed = parse_key_record(record)
+            if isinstance(parsed, KeyRecord):
+                return parsed  # RFC 6376 6.1.2 leaves the choice among several: the first that is usable
+            if found is _NO_KEY:
+                found = parsed
+        return found
+
+
+def _a_label_name(domain: str, selector: str) -> str | None:
+    """Where the key is asked for (RFC 8616 section 5); None where these have no A-labels."""
+    labels = [part if part.isascii() else a_label_domain(part) for part in (selector, domain)]
+    return None if None in labels else f"{labels[0]}._domainkey.{labels[1]}"
 
 
 class SigningKey:
