@@ -11,16 +11,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint unit bench campaign system peers setup lock clean
+.PHONY: help demo test lint docs unit bench campaign system peers setup lock clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
-	@echo "also: lint unit bench campaign system peers setup lock clean"
+	@echo "also: lint docs unit bench campaign system peers setup lock clean"
 
 demo: $(READY)
 	$(BIN)/respool demo --dir demo
 
-test: lint unit
+test: lint docs unit
 
 # Style, types, and the direction of imports between the rooms.
 lint: $(READY)
@@ -29,6 +29,11 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# The site of all documents, build/site/index.html. A link or an anchor that leads nowhere is an error.
+docs: $(READY)
+	rm -rf build/site
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -b html -c docs -d build/doctrees . build/site
 
 unit: $(READY)
 	$(BIN)/pytest -q -n auto

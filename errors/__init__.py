@@ -9,6 +9,8 @@ the engine does with each class.
 
 from __future__ import annotations
 
+from typing import Final
+
 
 class RespoolError(Exception):
     """The root. Anything else that escapes a public function of respool is a bug."""
@@ -18,15 +20,17 @@ class ConfigError(RespoolError):
     """The configuration can't be used; exit code 78, never raised once the program runs.
 
     file is the path of the configuration, key the place inside it
-    (``$.processor[2].config.selector``, empty for the file as a whole).
+    (``$.processor[2].config.selector``, empty for the file as a whole), line where that is
+    in the file, from 1, or 0 where it can't be told.
     """
 
-    def __init__(self, reason: str, *, file: str = "", key: str = "") -> None:
-        self.reason, self.file, self.key = reason, file, key
-        super().__init__(reason, file, key)
+    def __init__(self, reason: str, *, file: str = "", key: str = "", line: int = 0) -> None:
+        self.reason, self.file, self.key, self.line = reason, file, key, line
+        super().__init__(reason, file, key, line)
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.file, self.key, self.reason) if part)
+        place = f"{self.file}:{self.line}" if self.file and self.line else self.file
+        return ": ".join(part for part in (place, self.key, self.reason) if part)
 
 
 class SpoolError(RespoolError):
@@ -100,4 +104,23 @@ class ProcessorError(RespoolError):
         super().__init__(processor, cause)
 
     def __str__(self) -> str:
-        return f"processor {self.processor} failed: {type(self.cause).__name__}: {self.cause}"
+        return f"processor {self.processor} failed: {type(self.cause).__name__}: {sentence(self.cause)}"
+
+
+#: Characters of a reason that are kept: it stands in logs, in status.json, in bounces.
+LONGEST_REASON: Final = 1000
+
+
+def clean(text: str) -> str:
+    """The text as a reason that every file and log can hold: valid Unicode, of bounded length."""
+    if len(text) > LONGEST_REASON:
+        text = text[:LONGEST_REASON] + "…"
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def sentence(error: BaseException) -> str:
+    """What an error says, clean; also one whose own ``__str__`` fails: it may be a stranger's."""
+    try:
+        return clean(str(error))
+    except Exception as another:  # noqa: BLE001 whatever a stranger's __str__ raises
+        return f"(its text can't be had: {type(another).__name__})"

@@ -98,6 +98,14 @@ class _Environment:
             self.env.reader_check()  # frees the slots of processes that died
         return self.env.begin()
 
+    def check_size(self, path: str) -> None:
+        """Raise lmdb.CorruptedError if the file ends before its last page: reading that would be a SIGBUS."""
+        needed = (self.env.info()["last_pgno"] + 1) * self.env.stat()["psize"]
+        # Asked for after the number of pages, since a writer makes the file longer first.
+        stat = os.stat(path)
+        if (stat.st_dev, stat.st_ino) == self.identity and stat.st_size < needed:
+            raise lmdb.CorruptedError(f"{path}: cut off: {stat.st_size} bytes, where its last page ends at {needed}")
+
     def read(self, key: bytes) -> bytes | None:
         """Return the stored bytes of one key, in a transaction of its own; lmdb.Error passes."""
         if self.locked:
@@ -158,6 +166,7 @@ class _Handle:
                 environment = _environments[identity] = _Environment(self.path, identity)
             environment.handles += 1
             self.environment = environment
+        environment.check_size(self.path)
         self.next_check = now + check_seconds
         return environment
 
@@ -212,11 +221,14 @@ class LmdbTable:
         An error at any step ends the sequence. The path of the reference is not looked at.
         Raises TableError.
         """
+        return next(self.find_all(reference, key), None)
+
+    def find_all(self, reference: TableReference, key: bytes) -> Iterator[Match]:
+        """Yield what find() finds, then what it would find without that, and so on. Raises TableError."""
         for candidate in candidate_keys(reference, key):
             value = self.get(candidate.key)
             if value is not None:
-                return Match(key if reference.returns_key else value, candidate.key, candidate.wild, candidate.fixed)
-        return None
+                yield Match(key if reference.returns_key else value, candidate.key, candidate.wild, candidate.fixed)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield every key and its stored bytes, NUL and all, in key order. Raises TableError.

@@ -159,7 +159,13 @@ class Effects:
         self.declared: list[tuple[str, bytes]] = []
 
     def declare(self, kind: str, payload: bytes = b"") -> None:
-        """Run ``run_effect`` of this processor with kind and payload after the commit, at least once."""
+        """Run ``run_effect`` of this processor with kind and payload after the commit, at least once.
+
+        Raises TypeError for another payload than bytes, ValueError for a kind that is no text of a file.
+        """
+        if type(kind) is not str or type(payload) is not bytes:
+            raise TypeError(f"an effect is a str and bytes, not {type(kind).__name__} and {type(payload).__name__}")
+        kind.encode()
         self.declared.append((kind, payload))
 
 
@@ -174,6 +180,8 @@ class Notices:
 
     def send(self, message: Message) -> None:
         """Requeue message (see spool.local_message) when the one in hand is committed, whatever becomes of that."""
+        if type(message) is not Message:
+            raise TypeError(f"a notice is a Message, not {type(message).__name__}")
         self.sent.append(message)
 
 
@@ -202,7 +210,9 @@ class Context(Struct, frozen=True, kw_only=True):
 
     now is Unix time, taken once per message; deadline a time.monotonic() value by which
     process() has to return; attempt counts from 1. results are those of the processors
-    before this one, in order.
+    before this one, in order. released: somebody has released the message from a hold of
+    this processor; a hold or bounce counts for nothing now, so process() answers with
+    whatever else it has to say of the message.
     """
 
     hostname: str
@@ -212,6 +222,7 @@ class Context(Struct, frozen=True, kw_only=True):
     now: float
     deadline: float
     attempt: int = 1
+    released: bool = False
     results: tuple[AuthResult, ...] = ()
     effects: Effects = field(default_factory=Effects)
     notices: Notices = field(default_factory=Notices)

@@ -31,6 +31,8 @@ OPTIONS: Final = (
     "body", "cksums", "grey-off", "grey-query", "header", "log", "no-grey", "no-reject", "query", "rcvd-nxt", "spam",
 )  # fmt: skip
 
+OnBulk = Literal["proceed", "freeze", "hold", "discard"]
+
 _VARIABLE: Final = "acl_m_dcc_result"
 
 
@@ -57,9 +59,7 @@ class DccConfig(ProcessorConfig, frozen=True):
             description='Counts from which a message is bulk whatever dccifd\'s letter: { Body = 100, Fuz2 = "many" }.'
         ),
     ] = msgspec.field(default_factory=dict[str, int | Literal["many"]])
-    on_bulk: Annotated[
-        Literal["proceed", "freeze", "hold", "discard"], Meta(description="The verdict on bulk (R).")
-    ] = "proceed"
+    on_bulk: Annotated[OnBulk, Meta(description="The verdict on bulk (R).")] = "proceed"
     submission: Annotated[
         bool, Meta(description="Ask about what authenticated clients and local programs send, too.")
     ] = False
@@ -112,9 +112,11 @@ class Dcc(Processor[DccConfig]):
                 raise
             context.log.warning("dcc.failed", reason=str(error))
             return proceed(*self._removed(message), set_variable(_VARIABLE, "T"), reason=str(error))
-        return self._verdict(message, answer, recipients)
+        # A released message gets all but the hold.
+        on_bulk = "proceed" if context.released and self.config.on_bulk == "hold" else self.config.on_bulk
+        return self._verdict(message, answer, recipients, on_bulk)
 
-    def _verdict(self, message: Message, answer: DccAnswer, recipients: tuple[bytes, ...]) -> Verdict:
+    def _verdict(self, message: Message, answer: DccAnswer, recipients: tuple[bytes, ...], on_bulk: OnBulk) -> Verdict:
         edits = self._removed(message)
         if self.config.header and answer.header is not None:
             edits.append(add_header(*answer.header))
@@ -131,10 +133,10 @@ class Dcc(Processor[DccConfig]):
         if len(groups) <= 1:
             letter = next(iter(groups), answer.result)
             edits.append(set_variable(_VARIABLE, letter))
-            return self._judged(letter, reason, edits)
-        if self.config.on_bulk == "hold" and "R" in groups:
+            return _judged(letter, reason, edits, on_bulk)
+        if on_bulk == "hold" and "R" in groups:
             return hold(reason)  # a hold is of the whole message
-        if self.config.on_bulk == "discard" and "R" in groups:
+        if on_bulk == "discard" and "R" in groups:
             dropped = groups.pop("R")
             edits += [RemoveRecipient(address) for address in dropped]
             if len(groups) == 1:
@@ -144,18 +146,11 @@ class Dcc(Processor[DccConfig]):
             Part(
                 tuple(addresses),
                 (*(edits if number == 0 else _for_others(edits)), set_variable(_VARIABLE, letter)),
-                reason if letter == "R" and self.config.on_bulk == "freeze" else "",
+                reason if letter == "R" and on_bulk == "freeze" else "",
             )
             for number, (letter, addresses) in enumerate(groups.items())
         ]
         return split(*parts, reason="recipients for whom DCC says different things")
-
-    def _judged(self, letter: str, reason: str, edits: list[Edit]) -> Verdict:
-        if letter != "R" or self.config.on_bulk == "proceed":
-            return proceed(*edits)
-        if self.config.on_bulk == "freeze":
-            return freeze(reason, *edits)
-        return hold(reason) if self.config.on_bulk == "hold" else discard(reason)
 
     def _exceeds(self, answer: DccAnswer) -> bool:
         return any(count >= self._thresholds.get(name.lower(), float("nan")) for name, count in answer.counts)
@@ -169,6 +164,14 @@ class Dcc(Processor[DccConfig]):
             for index, field in enumerate(message.headers)
             if field.is_sent and field.name.lower().startswith(b"x-dcc-")
         ]
+
+
+def _judged(letter: str, reason: str, edits: list[Edit], on_bulk: OnBulk) -> Verdict:
+    if letter != "R" or on_bulk == "proceed":
+        return proceed(*edits)
+    if on_bulk == "freeze":
+        return freeze(reason, *edits)
+    return hold(reason) if on_bulk == "hold" else discard(reason)
 
 
 def _for_others(edits: list[Edit]) -> list[Edit]:

@@ -175,6 +175,8 @@ class DmarcPolicy(Processor[Config]):
         if action != "annotate" and not is_sampled(message, self.config.enforce_percent):
             why = f"not among the {self.config.enforce_percent:g} % that are enforced"
             return Decision(action="annotate", reason=f"{reason}; {why}", kind="sampled_out")
+        if context.released and action in {"hold", "bounce"}:
+            return Decision(action="annotate", reason=f"{reason}; released by an operator", kind="local_policy")
         return Decision(action=action, disposition=disposition, reason=reason)
 
     def run_effect(self, effect: Effect, log: FilteringBoundLogger) -> None:

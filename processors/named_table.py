@@ -1,11 +1,12 @@
 """A table as a configuration names it: ``partial-lmdb;/etc/respool/routes.mdb``.
 
 Diagnostics: parse() raises ConfigError for a text that names no table, or a table that
-can't be read now; find() raises TableError (a TemporaryError: the message is deferred).
+can't be read now; find() and find_all() raise TableError (a TemporaryError: the message is deferred).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 from ..errors import ConfigError
@@ -43,6 +44,10 @@ class NamedTable:
     def find(self, key: bytes) -> Match | None:
         """Look key up with the reference's wildcards, in Exim's order. Raises TableError."""
         return self._table.find(self.reference, key)
+
+    def find_all(self, key: bytes) -> Iterator[Match]:
+        """Yield what find() finds, then what it would find without that, and so on. Raises TableError."""
+        return self._table.find_all(self.reference, key)
 
     def __repr__(self) -> str:
         return f"NamedTable({str(self.reference)!r})"

@@ -21,7 +21,7 @@ from typing import Any, Final, TypeGuard
 
 import msgspec
 
-from ..errors import ConfigError
+from ..errors import ConfigError, sentence
 from .api import Processor, ProcessorConfig
 
 GROUP: Final = "respool.processors"
@@ -46,8 +46,10 @@ def find(use: str) -> type[Processor[Any]]:
             raise ConfigError(f'there is no processor "{use}"{hint}')
         try:
             loaded = entry.load()
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f'processor "{use}" can\'t be imported: {error}') from error
+        except (Exception, SystemExit) as error:
+            raise ConfigError(
+                f'processor "{use}" can\'t be imported: {type(error).__name__}: {sentence(error)}'
+            ) from error
     if not _is_processor(loaded):
         raise ConfigError(f'"{use}" is not a respool.Processor')
     return loaded
@@ -73,6 +75,9 @@ def build(use: str, config: dict[str, Any]) -> Processor[Any]:
     except ConfigError as error:
         place = error.key.removeprefix("$").removeprefix(".").removeprefix("config").removeprefix(".")
         raise ConfigError(error.reason, file=error.file, key=_below(place)) from error
+    except (Exception, SystemExit) as error:
+        reason = f'processor "{use}" can\'t be made: {type(error).__name__}: {sentence(error)}'
+        raise ConfigError(reason, key="config") from error
 
 
 def decode_config(processor_class: type[Processor[Any]], config: dict[str, Any]) -> ProcessorConfig:
@@ -81,6 +86,9 @@ def decode_config(processor_class: type[Processor[Any]], config: dict[str, Any])
         return msgspec.convert(config, processor_class.config_type)
     except msgspec.ValidationError as error:
         raise _config_error(str(error), processor_class.config_type) from error
+    except (TypeError, NameError) as error:
+        # Of the struct, not of the table: a type that msgspec can't decode, a name that is not there.
+        raise ConfigError(f"the settings of {processor_class.__name__} can't be read: {error}", key="config") from error
 
 
 _FIELD: Final = re.compile(r"(?:unknown|required) field `([^`]*)`")
@@ -140,8 +148,8 @@ def _load_file(use: str) -> object:
     sys.modules[module_name] = module
     try:
         exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 the administrator named this file
-    except (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path} can't be loaded: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{path} can't be loaded: {type(error).__name__}: {sentence(error)}") from error
     if not hasattr(module, name):
         raise ConfigError(f"{path} has no class {name}")
     return getattr(module, name)

@@ -81,8 +81,7 @@ class Route(Processor[RouteConfig]):
 
     def process(self, message: Message, context: Context) -> Verdict:
         """Look every undelivered recipient up, and divide the message where the answers differ."""
-        del context
-        values = self._values(message)
+        values = self._values(message, pass_over_holds=context.released)
         for verb, verdict in (("defer", defer), ("hold", hold)):
             # Both are about the whole message: no part of it may go on.
             for address, value in values.items():
@@ -102,8 +101,8 @@ class Route(Processor[RouteConfig]):
         part = self._part(groups[0], removals)
         return freeze(part.frozen, *part.edits) if part.frozen else proceed(*part.edits)
 
-    def _values(self, message: Message) -> dict[bytes, RouteValue]:
-        """What the tables say of each undelivered recipient."""
+    def _values(self, message: Message, *, pass_over_holds: bool) -> dict[bytes, RouteValue]:
+        """What the tables say of each undelivered recipient; passing holds over, as if they were not in them."""
         host = client_address(message).encode()
         sender = message.sender.lower()
         found: dict[tuple[int, bytes], RouteValue | None] = {}
@@ -117,26 +116,27 @@ class Route(Processor[RouteConfig]):
                 "sender_domain": domain_of(sender),
                 "host": host,
             }
-            values[address] = self._default
+            values[address] = _NOTHING if pass_over_holds and self._default.verb == "hold" else self._default
             for number, (kind, _) in enumerate(self._tables):
                 place = (number, keys[kind])
                 if place not in found:
-                    found[place] = self._ask(number, keys[kind])
+                    found[place] = self._ask(number, keys[kind], pass_over_holds=pass_over_holds)
                 value = found[place]
                 if value is not None:
                     values[address] = value
                     break
         return values
 
-    def _ask(self, number: int, key: bytes) -> RouteValue | None:
+    def _ask(self, number: int, key: bytes, *, pass_over_holds: bool) -> RouteValue | None:
         table = self._tables[number][1]
-        match = table.find(key) if key else None
-        if match is None:
-            return None
-        try:
-            return _parsed(match.value)
-        except ConfigError as error:
-            raise TemporaryError(f"{table.reference}: key {_shown(match.key)}: {error.reason}") from error
+        for match in table.find_all(key) if key else ():
+            try:
+                value = _parsed(match.value)
+            except ConfigError as error:
+                raise TemporaryError(f"{table.reference}: key {_shown(match.key)}: {error.reason}") from error
+            if not (pass_over_holds and value.verb == "hold"):
+                return value
+        return None
 
     def _part(self, group: dict[bytes, RouteValue], removals: Iterable[Edit]) -> Part:
         value = next(iter(group.values()))

@@ -27,12 +27,24 @@ from ..spool.envelope import Envelope, Header, Recipient
 from ..spool.header_file import parse_header_file
 from ..spool.ids import MessageId
 from ..spool.message import Message
-from .api import Context, Freeze, Proceed, Processor, ProcessorConfig, Split, Verdict
-from .edits import apply, divide
+from .api import Context, Freeze, Proceed, Processor, ProcessorConfig, Verdict
+from .contract import Answer, Contract, carry_out, check_contract
+from .edits import apply
 from .registry import decode_config
 from .results import AuthResult
+from .verdict_check import check_verdict
 
-__all__ = ["Ran", "ZoneResolver", "make_context", "make_message", "read_message", "run"]
+__all__ = [
+    "Answer",
+    "Contract",
+    "Ran",
+    "ZoneResolver",
+    "check_contract",
+    "make_context",
+    "make_message",
+    "read_message",
+    "run",
+]
 
 #: When the messages that make_message() makes were received, and what run() takes for now: Unix time.
 RECEIVED = 1_795_348_800
@@ -152,6 +164,7 @@ def make_context(
     authserv_id: str = "mx.example.org",
     now: float = RECEIVED + 60.0,
     attempt: int = 1,
+    released: bool = False,
     results: tuple[AuthResult, ...] = (),
 ) -> Context:
     """A context whose DNS is the master file in zone: what it lacks does not exist; see ZoneResolver for faults."""
@@ -163,6 +176,7 @@ def make_context(
         now=now,
         deadline=time.monotonic() + _DEADLINE_SECONDS,
         attempt=attempt,
+        released=released,
         results=results,
     )
 
@@ -186,17 +200,7 @@ def run(
     elif config is not None:
         raise ValueError("config is for a class: this processor is made already")
     given = make_message() if message is None else message
-    verdict = processor.process(given, make_context(zone=zone) if context is None else context)
-    match verdict:
-        case Proceed() | Freeze():
-            applied = apply(given, verdict.edits)
-            return Ran(verdict=verdict, messages=(applied.message,), queue=applied.queue or "")
-        case Split():
-            parts = divide(given, tuple(part.recipients for part in verdict.parts))
-            made = zip(verdict.parts, parts, strict=True)
-            return Ran(
-                verdict=verdict,
-                messages=tuple(apply(message, part.edits).message for part, message in made if message is not None),
-            )
-        case _:
-            return Ran(verdict=verdict, messages=())
+    answer = processor.process(given, make_context(zone=zone) if context is None else context)
+    verdict = check_verdict(answer, given)
+    queue = apply(given, verdict.edits).queue if isinstance(verdict, Proceed | Freeze) else None
+    return Ran(verdict=verdict, messages=carry_out(given, verdict), queue=queue or "")

@@ -22,13 +22,14 @@ from ..spool.locks import lock_directory, lock_message, unlock_message
 from ..spool.sources import Source
 from . import durable
 from .job import Job
+from .slots import Slots, forget
 from .state import StateDirectory
 
 _EXIM: Final = "Exim, or another program that locks -D"
 
 
-def take(state: StateDirectory, source: Source, found: Found) -> Job:
-    """Claim a pair: it is in ``work/`` afterwards, and ours.
+def take(state: StateDirectory, source: Source, found: Found, slots: Slots | None = None) -> Job:
+    """Claim a pair: it is in ``work/`` afterwards, and ours, in a directory of slots if there is one.
 
     The message lock is kept where the link count is 1 (Exim is done with the message)
     and let go at once where it is more: the original is still queued and Exim needs it.
@@ -38,18 +39,27 @@ def take(state: StateDirectory, source: Source, found: Found) -> Job:
     except FileNotFoundError as error:
         raise NotReadyError(found.id, found.id.data_name) from error
     try:
+        # Before the lock, too: an Exim that receives a message makes -D, then locks it, and dies of a lock that
+        # somebody else got in between (receive.c, "Cannot lock"). It makes -H last, with the lock in its hand.
+        if not _is_file(found.id.header_name, place):
+            raise NotReadyError(found.id, found.id.header_name)
         data = _lock(place, found.id)
         try:
             if not _is_file(found.id.header_name, place):
                 raise NotReadyError(found.id, found.id.header_name)
-            job = _make_job(state, found.id)
+            job = _make_job(state, found.id, slots)
         except BaseException:
             unlock_message(data, found.id)
             os.close(data)
             raise
-        job.data, job.has_message_lock = data, True
+        job.data, job.has_message_lock, job.may_have_journal = data, True, source.has_journal
         try:
-            _move(job, source, place)
+            job.is_fresh = _move(job, source, place)
+        except NotReadyError:
+            # Nothing was moved: the directory goes as that of a settled message does.
+            forget(job, slots)
+            job.close()
+            raise
         except BaseException:
             job.close()
             raise
@@ -84,8 +94,10 @@ def _lock(place: int, message_id: MessageId) -> int:
     return data
 
 
-def _make_job(state: StateDirectory, message_id: MessageId) -> Job:
+def _make_job(state: StateDirectory, message_id: MessageId, slots: Slots | None) -> Job:
     claim = state.next_claim(message_id)
+    if slots is not None and (job := slots.take(claim)) is not None:
+        return job
     work = state.states["work"]
     durable.make_directory(claim.name, at=work)
     try:
@@ -99,14 +111,12 @@ def _make_job(state: StateDirectory, message_id: MessageId) -> Job:
     return Job(state, "work", claim, descriptor)
 
 
-def _move(job: Job, source: Source, place: int) -> None:
+def _move(job: Job, source: Source, place: int) -> bool:
     try:
         durable.rename(job.id.data_name, job.id.data_name, at=place, to=job.descriptor)
     except FileNotFoundError as error:
-        with contextlib.suppress(OSError):
-            durable.remove_directory(job.claim.name, at=job.state.states["work"])
         raise NotReadyError(job.id, job.id.data_name) from error
-    collect(job, source, place)
+    return collect(job, source, place)
 
 
 def collect(job: Job, source: Source, place: int) -> bool:
@@ -122,7 +132,7 @@ def collect(job: Job, source: Source, place: int) -> bool:
                 durable.unlink(path, at=source.message_log.descriptor)
     names = [job.id.journal_name, job.id.header_name] if source.has_journal else [job.id.header_name]
     for name in names:
-        if durable.exists(name, at=job.descriptor) is None and _is_file(name, place):
-            with contextlib.suppress(FileNotFoundError):
+        if _is_file(name, place):
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
                 durable.rename(name, name, at=place, to=job.descriptor)
     return durable.exists(job.id.header_name, at=job.descriptor) is not None

@@ -51,6 +51,10 @@ class Destination(Protocol):
         """Owner, group and mode of a file that is staged."""
         ...
 
+    def queue_of(self, message_id: MessageId) -> str | None:
+        """The queue that holds a message published before; None where none does, or there are no queues."""
+        ...
+
     def publish(self, job: Job, syncs: GroupSync) -> tuple[Published, ...]:
         """Get rid of what is left in ``out/``; on return that is durable.
 

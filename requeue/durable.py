@@ -142,8 +142,8 @@ def sync_file_system(descriptor: int) -> None:
 def keeps_metadata_in_order(descriptor: int) -> bool:
     """True on ext4 and XFS, whose journal commits every earlier link and rename with an fsync.
 
-    ext3 does so, too. Anything else, overlays and network file systems above all, counts
-    as not ordered: each step is then synced by itself.
+    ext3 does so, too. Anything else counts as not ordered: overlays and network file systems
+    above all, and an ext4 that was made without its journal. There each step is synced by itself.
     """
     device = os.fstat(descriptor).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
@@ -151,8 +151,19 @@ def keeps_metadata_in_order(descriptor: int) -> bool:
         for line in mounts:
             left, _, right = line.partition(" - ")
             if left.split(" ", 3)[2] == wanted:
-                return right.split(" ", 1)[0] in {"ext3", "ext4", "xfs"}
+                kind = right.split(" ", 1)[0]
+                return kind == "xfs" or (kind in {"ext3", "ext4"} and _has_journal(wanted))
     return False
+
+
+def _has_journal(device: str) -> bool:
+    """Whether an ext3 or ext4 has one; where /sys does not say, it has: without is rare, and made on purpose."""
+    try:
+        block_device = os.path.basename(os.readlink(f"/sys/dev/block/{device}"))
+        with open(f"/sys/fs/ext4/{block_device}/journal_task", encoding="ascii") as task:
+            return task.read().strip() != "<none>"
+    except OSError:
+        return True
 
 
 def exists(name: str, *, at: int) -> os.stat_result | None:
@@ -161,6 +172,12 @@ def exists(name: str, *, at: int) -> os.stat_result | None:
         return os.stat(name, dir_fd=at, follow_symlinks=False)
     except FileNotFoundError:
         return None
+
+
+def remove_files(descriptor: int) -> None:
+    """Remove every file in a directory of respool's own."""
+    for entry in os.listdir(descriptor):
+        unlink(entry, at=descriptor)
 
 
 def remove_tree(name: str, *, at: int) -> None:
@@ -173,8 +190,7 @@ def remove_tree(name: str, *, at: int) -> None:
             except (IsADirectoryError, PermissionError):
                 inner = open_directory(entry, at=descriptor)
                 try:
-                    for inner_entry in os.listdir(inner):
-                        unlink(inner_entry, at=inner)
+                    remove_files(inner)
                 finally:
                     os.close(inner)
                 remove_directory(entry, at=descriptor)

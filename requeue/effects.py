@@ -4,7 +4,7 @@ A processor declares them; they stand in ``out/plan.json``, which is written and
 only where there are any, and run when the message is settled. After a crash they run
 again under the same key: whoever receives one can know a repeat.
 
-Diagnostics: read_effects() raises SpoolFormatError for a plan.json that was tampered with.
+Diagnostics: read_effects() and parse_plan() raise SpoolFormatError for a plan that was tampered with.
 """
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ def read_effects(job: Job) -> tuple[Effect, ...]:
         content = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
     finally:
         os.close(descriptor)
+    return parse_plan(content)
+
+
+def parse_plan(content: bytes) -> tuple[Effect, ...]:
+    """The effects in what render_plan() made. Raises SpoolFormatError."""
     try:
         return msgspec.json.decode(content, type=StoredPlan).effects
     except msgspec.DecodeError as error:

@@ -1,8 +1,8 @@
 """Asking and starting Exim's own program: what it is built with, and ``exim -Mc``.
 
 Diagnostics: about() raises ConfigError where the program can't be asked. CommandNotifier
-raises nothing after its construction; what goes wrong is counted, and Exim's own queue
-runner finds the message in any case.
+raises nothing after its construction; what goes wrong is counted and logged, and Exim's
+own queue runner finds the message in any case.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from msgspec import Struct
+from structlog.typing import FilteringBoundLogger
 
 from ..errors import ConfigError
 from .publish import Published
@@ -67,8 +68,8 @@ def is_privilege_lost() -> bool:
 class CommandNotifier:
     """Runs ``exim -Mc`` for published messages, some hundred at once, in a thread of its own."""
 
-    def __init__(self, command: str) -> None:
-        self._command = command
+    def __init__(self, command: str, log: FilteringBoundLogger) -> None:
+        self._command, self._log = command, log
         self._condition = threading.Condition()
         self._waiting: deque[Published] = deque()
         self._is_open = True
@@ -82,6 +83,8 @@ class CommandNotifier:
         with self._condition:
             for output in published:
                 if len(self._waiting) >= _MOST_WAITING:
+                    if not self.dropped:
+                        self._log.warning("exim.untold", error=f"{_MOST_WAITING} messages wait to be told of already")
                     self.dropped += 1
                     continue
                 self._waiting.append(output)
@@ -124,5 +127,10 @@ class CommandNotifier:
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 check=True, timeout=_RUN_SECONDS,
             )  # fmt: skip
-        except (OSError, subprocess.SubprocessError):
+        except (OSError, subprocess.SubprocessError) as error:
             self.failed += 1
+            # The ids would make the line long, and Exim's runner finds them all the same.
+            what = str(error) if isinstance(error, OSError) else type(error).__name__
+            if isinstance(error, subprocess.CalledProcessError):
+                what = f"exit code {error.returncode}"
+            self._log.warning("exim.untold", command=self._command, queue=queue, messages=len(ids), error=what)

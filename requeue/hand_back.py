@@ -20,14 +20,15 @@ from . import durable
 from .destination import Destination
 from .effects import RunEffects, read_effects
 from .group_sync import GroupSync
-from .job import OUT, Job, parse_output
+from .job import STAGING, Job
 from .ledger import Ledger
 from .notify import Tell
 from .plan import Defer, Hold, Plan, Requeue, SetAside
-from .publish import Published, read_id
+from .publish import Published, read_staged
 from .reading import read_asked_for
+from .slots import Slots, forget
 from .stage import stage
-from .state import GONE, StateDirectory
+from .state import StateDirectory
 
 
 class HandBack:
@@ -36,7 +37,7 @@ class HandBack:
     ordered says that the file system's journal keeps metadata in order (ext4, XFS), so
     that one fsync commits every earlier link and rename. Elsewhere each step is synced by
     itself, the destination of a rename always before its source. ledger is given for an
-    export source. queue is where outputs usually go.
+    export source. slots keeps the directories of settled messages; to be given where ordered holds, and nowhere else.
     """
 
     def __init__(
@@ -50,11 +51,11 @@ class HandBack:
         ordered: bool = True,
         ledger: Ledger | None = None,
         run_effects: RunEffects | None = None,
-        queue: str = "",
+        slots: Slots | None = None,
     ) -> None:
+        self._slots = slots
         self._ledger = ledger
         self._run_effects = run_effects
-        self._queue = queue
         self._state = state
         self._target = target
         self._tell = tell
@@ -101,19 +102,19 @@ class HandBack:
         return published
 
     def _published_before(self, job: Job) -> tuple[Published, ...]:
-        """Outputs whose ``-H`` has left ``out/``, so that Exim is told once more."""
-        out = durable.open_directory(OUT, at=job.descriptor)
-        try:
-            names = os.listdir(out)
-            waiting = {read_id(out, name) for name in map(parse_output, names) if name is not None}
-        finally:
-            os.close(out)
+        """Outputs whose ``-H`` has left ``out/`` and that Exim still has: it is told once more.
+
+        The queue went with the name of the ``-H``; so the queues are asked.
+        """
+        out = job.open_out()
+        waiting = {output.id for output in read_staged(out)}
         ids: list[MessageId] = []
-        for name in names:
+        for name in os.listdir(out):
             if name.endswith("-D"):
                 with contextlib.suppress(ValueError):
                     ids.append(MessageId(name[:-2]))
-        return tuple(Published(message_id, self._queue) for message_id in ids if message_id not in waiting)
+        found = {message_id: self._target.queue_of(message_id) for message_id in ids if message_id not in waiting}
+        return tuple(Published(message_id, queue) for message_id, queue in found.items() if queue is not None)
 
     def settle(self, job: Job) -> None:
         """Forget a finished message: effects, the ledger's mark, out of sight by one rename, removed."""
@@ -122,7 +123,7 @@ class HandBack:
             self._run_effects(job, effects)
         if self._ledger is not None:
             settle_in(self._ledger, job)
-        forget(job)
+        forget(job, self._slots)
 
     def put_off(self, job: Job, plan: Defer) -> None:
         """Move a job, in whatever phase it is, to ``deferred/``."""
@@ -136,6 +137,8 @@ class HandBack:
                 deferred_since=(status.deferred_since or now) if place == "deferred" else 0.0,
             )
         )  # fmt: skip
+        if durable.exists(STAGING, at=job.descriptor) is not None:
+            durable.remove_tree(STAGING, at=job.descriptor)
         if not self._ordered:
             self._sync_claim(job)
         job.release_data()
@@ -157,11 +160,7 @@ class HandBack:
             durable.sync(self._source.input.descriptor)
 
     def _sync_out(self, job: Job) -> None:
-        out = durable.open_directory(OUT, at=job.descriptor)
-        try:
-            durable.sync(out)
-        finally:
-            os.close(out)
+        durable.sync(job.open_out())
         durable.sync(job.descriptor)
 
 
@@ -174,11 +173,3 @@ def settle_in(ledger: Ledger, job: Job) -> None:
         received_time, recipients = asked_for
         job.owned = received_time, ledger.owned_by(job.claim, received_time, recipients)
     ledger.settle(job.claim, *job.owned)
-
-
-def forget(job: Job) -> None:
-    """Remove the directory of a job whose message is handed back, dropped or discarded."""
-    work = job.state.states["work"]
-    gone = GONE + job.claim.name
-    durable.rename(job.claim.name, gone, at=job.state.states[job.place], to=work)
-    durable.remove_tree(gone, at=work)

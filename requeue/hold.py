@@ -18,9 +18,10 @@ import msgspec
 from msgspec import Struct
 
 from ..errors import ConflictError, PermanentError
-from .hand_back import forget, settle_in
+from .hand_back import settle_in
 from .job import Job, Status
 from .ledger import Ledger
+from .slots import forget
 from .state import Claim, StateDirectory
 
 Place = Literal["held", "deferred"]

@@ -27,6 +27,8 @@ STAGING: Final = "out.tmp"
 PLAN: Final = "plan.json"
 STATUS: Final = "status.json"
 
+#: No descriptor: whatever is done relative to it fails.
+_LEFT: Final = -1
 _OUTPUT_NAME: Final = re.compile(r"(0|[1-9][0-9]{0,5})(?:@([^/@]{1,64}))?-H")
 
 
@@ -81,6 +83,7 @@ class Status(Struct, frozen=True, kw_only=True):
     state, deferred_since when it was deferred for the first time, retry_at when the next
     attempt is due: Unix time, 0 where there is none. released names whose holds an
     operator overrode; as_is says that the original shall be requeued without processing.
+    let_go says that a worker that ended in good order gave it up: the next one is no attempt after a crash.
     """
 
     attempt: int = 1
@@ -92,13 +95,26 @@ class Status(Struct, frozen=True, kw_only=True):
     retry_at: float = 0.0
     released: tuple[str, ...] = ()
     as_is: bool = False
+    let_go: bool = False
+
+
+class Staged(Struct, frozen=True):
+    """An output that was staged by this process, and its id."""
+
+    name: OutputName
+    id: MessageId
 
 
 class Job:
     """A claimed message whose directory lock is ours: the only one who may change it.
 
     data is a descriptor of ``-D`` open for reading and locking, or None while ``-D`` is
-    not there. has_message_lock says whether Exim's lock on it is ours.
+    not there. has_message_lock says whether Exim's lock on it is ours. staging is a
+    descriptor of the directory that is called ``out.tmp`` before the commit and ``out`` after, or
+    None while it is not open. is_fresh: claimed a moment ago by this process and complete,
+    so that there is the pair (and a queue's ``-J``), and nothing else. may_have_journal: False
+    where the source is no queue of Exim, and so has no ``-J``. staged: what was
+    committed a moment ago, until somebody begins to publish it.
     """
 
     def __init__(self, state: StateDirectory, place: str, claim: Claim, descriptor: int) -> None:
@@ -108,6 +124,10 @@ class Job:
         self.descriptor = descriptor
         self.data: int | None = None
         self.has_message_lock = False
+        self.staging: int | None = None
+        self.is_fresh = False
+        self.may_have_journal = True
+        self.staged: tuple[Staged, ...] | None = None
         #: What the ledger has for this claim: received time, and the recipients that are its own.
         self.owned: tuple[int, frozenset[bytes]] | None = None
 
@@ -137,9 +157,18 @@ class Job:
     def close(self) -> None:
         """Give everything back; the files stay where they are."""
         self.release_data()
-        # A forked child may have a copy of the descriptor, and with it the lock.
-        unlock_directory(self.descriptor)
-        os.close(self.descriptor)
+        if self.staging is not None:
+            os.close(self.staging)
+            self.staging = None
+        if self.descriptor != _LEFT:
+            # A forked child may have a copy of the descriptor, and with it the lock.
+            unlock_directory(self.descriptor)
+            os.close(self.descriptor)
+            self.descriptor = _LEFT
+
+    def leave(self) -> None:
+        """Let go of the directory, its lock and ``staging``, which are the caller's now."""
+        self.descriptor, self.staging = _LEFT, None
 
     def release_data(self) -> None:
         """Close ``-D``, unlocking first: a forked child keeps an OFD lock alive past close."""
@@ -165,6 +194,12 @@ class Job:
         if self.has_message_lock and self.data is not None:
             unlock_message(self.data, self.id)
         self.has_message_lock = False
+
+    def open_out(self) -> int:
+        """The descriptor of ``out/``, opened at first use."""
+        if self.staging is None:
+            self.staging = durable.open_directory(OUT, at=self.descriptor)
+        return self.staging
 
     def names(self) -> list[str]:
         """What is in the directory."""

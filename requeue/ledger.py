@@ -8,8 +8,9 @@ recipient, a killed delivery exports again. The ledger says who was first. Two f
              the claim directories, so it is never synced, and made anew at every start.
 ``settled``  recipients whose message was handed back. Synced before the claim is removed.
 
-A claim that is settled goes from the first to the second file in this order; whoever puts
-looks at the first and then at the second. So there is no moment at which nobody owns it.
+A claim that is settled is marked in the second file and then leaves the first, at the latest
+with the next put; whoever puts looks at the first and then at the second. So there is no
+moment at which nobody owns it.
 
 Diagnostics: LedgerError (an OSError: the intake pauses and the message stays where it is)
 for whatever LMDB reports; entries() and open_for_reading() too.
@@ -44,6 +45,9 @@ _VALUE: Final = struct.Struct(">QQ")
 _LONGEST_SHOWN: Final = 320
 _FIRST_SIZE: Final = 16 << 20
 _SWEPT_AT_ONCE: Final = 5000
+_MOST_READERS: Final = 512
+#: As LMDB lays it out (mdb.c): a line of the cache for each reader, and a head.
+_LOCK_FILE_BYTES: Final = (_MOST_READERS + 4) * 64
 
 
 class LedgerError(OSError):
@@ -91,9 +95,14 @@ class Ledger:
         self._owned = _File(os.path.join(path, _OWNED), largest, synced=False)
         self._settled = _File(os.path.join(path, _SETTLED), largest, synced=True)
         self._swept_to = b""
+        self._guard = threading.Lock()
+        #: Keys in ``owned`` whose settled mark is durable, and their claims.
+        self._to_let_go: list[tuple[bytes, int]] = []
 
     def close(self) -> None:
         """Close both files."""
+        with contextlib.suppress(OSError):
+            self._let_go()
         self._owned.close()
         self._settled.close()
 
@@ -105,7 +114,10 @@ class Ledger:
         keys = {key_of(claim.id, received_time, recipient): recipient for recipient in recipients}
         now = int(time.time())
 
+        settled = self._take_settled()
+
         def put_absent(transaction: Any) -> dict[bytes, bytes]:
+            _remove(transaction, settled)
             mine: dict[bytes, bytes] = {}
             there: dict[int, bool] = {claim.number: False}
             for key, recipient in keys.items():
@@ -135,7 +147,7 @@ class Ledger:
 
         lost = self._settled.read(others)
         if lost:
-            self._let_go(claim, lost)
+            self._owned.change(lambda transaction: _remove(transaction, [(key, claim.number) for key in lost]))
         return frozenset(recipient for key, recipient in mine.items() if key not in lost)
 
     def settle(self, claim: Claim, received_time: int, recipients: Iterable[bytes]) -> None:
@@ -149,7 +161,9 @@ class Ledger:
 
         if values:
             self._settled.change(mark)
-            self._let_go(claim, values)
+            # The next put takes them out of ``owned``: until then their claim is there, or blocks nobody.
+            with self._guard:
+                self._to_let_go.extend((key, claim.number) for key in values)
 
     def owned_by(self, claim: Claim, received_time: int, recipients: Iterable[bytes]) -> frozenset[bytes]:
         """Those of recipients that claim owns, settled or not."""
@@ -161,14 +175,15 @@ class Ledger:
 
         return frozenset(self._owned.read(mine) | self._settled.read(mine))
 
-    def _let_go(self, claim: Claim, keys: Iterable[bytes]) -> None:
-        def remove(transaction: Any) -> None:
-            for key in keys:
-                value = transaction.get(key)
-                if value is not None and _VALUE.unpack_from(value)[0] == claim.number:
-                    transaction.delete(key)
+    def _take_settled(self) -> list[tuple[bytes, int]]:
+        with self._guard:
+            settled, self._to_let_go = self._to_let_go, []
+        return settled
 
-        self._owned.change(remove)
+    def _let_go(self) -> None:
+        settled = self._take_settled()
+        if settled:
+            self._owned.change(lambda transaction: _remove(transaction, settled))
 
     def _is_there(self, claim: Claim) -> bool:
         # Twice: it may have moved from a state not yet looked at to one already passed.
@@ -180,6 +195,7 @@ class Ledger:
 
     def sweep(self) -> int:
         """Remove what has expired among the next some thousand settled entries; how many that were."""
+        self._let_go()
         limit = int(time.time() - self._expiry)
 
         def remove(transaction: Any) -> int:
@@ -209,6 +225,14 @@ def key_of(message_id: MessageId, received_time: int, recipient: bytes) -> bytes
     """The key of (id, received time, recipient); ordered by id. Recipients may be longer than a key: hashed."""
     digest = hashlib.blake2b(recipient, digest_size=16).digest()
     return message_id.encode() + struct.pack(">q", received_time) + digest
+
+
+def _remove(transaction: Any, entries: Iterable[tuple[bytes, int]]) -> None:
+    """Delete each key that still belongs to its claim."""
+    for key, claim in entries:
+        value = transaction.get(key)
+        if value is not None and _VALUE.unpack_from(value)[0] == claim:
+            transaction.delete(key)
 
 
 def _value(claim: int, now: int, recipient: bytes) -> bytes:
@@ -264,6 +288,19 @@ def _adopt(state: StateDirectory) -> None:
         os.close(descriptor)
 
 
+def _reserve_lock_file(path: str) -> None:
+    """Room for LMDB's table of readers before it maps it: on a full disk, touching a page that has none kills."""
+    with contextlib.suppress(FileNotFoundError):
+        # Only a new one: closing a descriptor of a file that LMDB has locked would lose it the lock.
+        if os.stat(path).st_size >= _LOCK_FILE_BYTES:
+            return
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, durable.FILE_MODE)
+    try:
+        os.posix_fallocate(descriptor, 0, _LOCK_FILE_BYTES)
+    finally:
+        os.close(descriptor)
+
+
 class _Request:
     def __init__(self, work: Callable[[Any], Any]) -> None:
         self.work = work
@@ -289,14 +326,16 @@ class _File:
                 shutil.chown(name, owner.st_uid, owner.st_gid)
 
     def _open(self) -> Any:
+        if not self._read_only:
+            _reserve_lock_file(self._path + "-lock")
         # With sync=False a power cut may leave nonsense: only for the file that is made anew.
         try:
             return lmdb.open(
                 self._path, subdir=False, map_size=_FIRST_SIZE, sync=self._synced, readonly=self._read_only,
-                create=not self._read_only, max_readers=512, mode=durable.FILE_MODE, max_spare_txns=0,
+                create=not self._read_only, max_readers=_MOST_READERS, mode=durable.FILE_MODE, max_spare_txns=0,
             )  # fmt: skip
         except lmdb.Error as error:
-            raise LedgerError(str(error)) from error
+            raise LedgerError(f"{self._path}: {error}") from error
 
     def close(self) -> None:
         self._environment.close()

@@ -38,7 +38,7 @@ class Notifier:
     """Sends datagrams to one daemon. address is an abstract name (a leading NUL) or a path."""
 
     def __init__(self, address: bytes) -> None:
-        self._address = address
+        self.address = address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
 
     @classmethod
@@ -71,7 +71,7 @@ class Notifier:
                 refused.append(output)
                 continue
             try:
-                self._socket.sendto(payload(output.id, output.queue), socket.MSG_DONTWAIT, self._address)
+                self._socket.sendto(payload(output.id, output.queue), socket.MSG_DONTWAIT, self.address)
             except OSError:
                 refused.append(output)
         return tuple(refused)

@@ -21,7 +21,7 @@ from ..spool.ids import MessageId
 from ..spool.locks import lock_message, unlock_message
 from . import durable
 from .group_sync import GroupSync
-from .job import OUT, Job, OutputName, parse_output
+from .job import Job, OutputName, Staged, parse_output
 from .stage import copy_data, write_new
 
 if TYPE_CHECKING:
@@ -48,24 +48,27 @@ def publish(job: Job, target: Target, syncs: GroupSync) -> tuple[Published, ...]
     Exim can act on an output only after its publication is durable, since the lock is
     held until then: otherwise a power cut would publish it again.
     """
-    out = durable.open_directory(OUT, at=job.descriptor)
+    out = job.open_out()
+    staged, job.staged = job.staged, None
     publications: list[_Publication] = []
     try:
-        names = sorted(name for name in map(parse_output, os.listdir(out)) if name is not None)
-        try:
-            for name in names:
-                publications.append(_publish_one(job, out, name, target))
-        finally:
-            # Also for those that went before one that failed: never unlocked before durable.
-            try:
-                for directory in {p.directory_key: p.directory for p in publications}.values():
-                    syncs.sync(directory)
-            finally:
-                for publication in publications:
-                    publication.close(job)
+        for output in read_staged(out) if staged is None else staged:
+            publications.append(_publish_one(job, out, output, target))
     finally:
-        os.close(out)
+        # Also for those that went before one that failed: never unlocked before durable.
+        try:
+            for directory in {p.directory_key: p.directory for p in publications}.values():
+                syncs.sync(directory)
+        finally:
+            for publication in publications:
+                publication.close(job)
     return tuple(Published(p.id, p.name.queue) for p in publications)
+
+
+def read_staged(out: int) -> list[Staged]:
+    """What is left in ``out/``, in the order of the numbers."""
+    names = sorted(name for name in map(parse_output, os.listdir(out)) if name is not None)
+    return [Staged(name, read_id(out, name)) for name in names]
 
 
 class _Publication:
@@ -85,12 +88,13 @@ class _Publication:
         os.close(self.directory)
 
 
-def _publish_one(job: Job, out: int, name: OutputName, target: Target) -> _Publication:
+def _publish_one(job: Job, out: int, output: Staged, target: Target) -> _Publication:
+    name, message_id = output.name, output.id
     for _ in range(_ATTEMPTS):
-        message_id = read_id(out, name)
-        data = _lock(job, out, message_id)
+        mine = os.stat(message_id.data_name, dir_fd=out, follow_symlinks=False)
+        data = _lock(job, out, message_id, mine)
         try:
-            directory = _place(out, name, message_id, target)
+            directory = _place(out, name, message_id, mine, target)
         except BaseException as error:
             if data == job.data:
                 job.unlock()
@@ -99,7 +103,7 @@ def _publish_one(job: Job, out: int, name: OutputName, target: Target) -> _Publi
                 os.close(data)
             if not isinstance(error, _Taken):
                 raise
-            _give_new_id(out, name, message_id, target)
+            message_id = _give_new_id(out, name, message_id, target)
         else:
             return _Publication(name, message_id, data, directory)
     raise ConflictError(job.id, "other files under every id that was tried")
@@ -118,15 +122,14 @@ def read_id(out: int, name: OutputName) -> MessageId:
         raise SpoolFormatError(file=name.name, line=1, column=1, expected="<id>-H", found=repr(line[:40])) from error
 
 
-def _lock(job: Job, out: int, message_id: MessageId) -> int:
+def _lock(job: Job, out: int, message_id: MessageId, mine: os.stat_result) -> int:
     """Lock the very inode that will be linked.
 
     Where that is the claimed one, by the claim's descriptor: two OFD locks of one file
     conflict even within a process.
     """
-    status = os.stat(message_id.data_name, dir_fd=out, follow_symlinks=False)
     claimed = os.fstat(job.open_data())
-    if (status.st_dev, status.st_ino) == (claimed.st_dev, claimed.st_ino):
+    if (mine.st_dev, mine.st_ino) == (claimed.st_dev, claimed.st_ino):
         if not job.lock():
             raise ConflictError(message_id, "Exim, or another program that locks -D")
         return job.open_data()
@@ -141,12 +144,11 @@ def _lock(job: Job, out: int, message_id: MessageId) -> int:
     return data
 
 
-def _place(out: int, name: OutputName, message_id: MessageId, target: Target) -> int:
+def _place(out: int, name: OutputName, message_id: MessageId, mine: os.stat_result, target: Target) -> int:
     """Link ``-D``, rename ``-H``; the descriptor of the directory they are in. Raises _Taken."""
     top = target.open_input(name.queue)
     try:
         subdirectory = target.subdirectory(name.queue, top, message_id)
-        mine = os.stat(message_id.data_name, dir_fd=out, follow_symlinks=False)
         path = f"{subdirectory}/{message_id.data_name}" if subdirectory else message_id.data_name
         for found, status in occupants(top, message_id).items():
             if found != path or (status.st_dev, status.st_ino) != (mine.st_dev, mine.st_ino):
@@ -183,7 +185,7 @@ def _link_and_rename(out: int, name: OutputName, message_id: MessageId, director
         raise _Taken from error
 
 
-def _give_new_id(out: int, name: OutputName, old_id: MessageId, target: Target) -> None:
+def _give_new_id(out: int, name: OutputName, old_id: MessageId, target: Target) -> MessageId:
     """Let an output have another id: new files first, then one rename, then the old ``-D`` goes.
 
     Our link in the target goes first of all: were it left until after the rename, a crash
@@ -213,6 +215,7 @@ def _give_new_id(out: int, name: OutputName, old_id: MessageId, target: Target) 
     write_new(name.name + _NEW, b"%b\n" % new_id.header_name.encode() + rest, at=out, target=target)
     durable.replace(name.name + _NEW, name.name, at=out)
     durable.unlink(old_id.data_name, at=out)
+    return new_id
 
 
 def _remove_own_link(out: int, name: OutputName, old_id: MessageId, target: Target) -> None:

@@ -62,6 +62,8 @@ def check_first_line(descriptor: int, message_id: MessageId) -> None:
 
 
 def _merged(job: Job, envelope: Envelope) -> Envelope:
+    if not job.may_have_journal:
+        return envelope
     try:
         return merge_journal(envelope, read_file(job.id.journal_name, at=job.descriptor))
     except FileNotFoundError:

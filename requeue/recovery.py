@@ -23,12 +23,13 @@ from .state import StateDirectory
 def recover(state: StateDirectory, source: Source | None, job: Job) -> Phase:
     """Bring an owned claim into a phase from which the engine goes on.
 
-    EMPTY: it was removed. HALF: a part is lost for good; the caller sets it aside. The other phases
+    EMPTY: it was removed, an ``out.tmp/`` in it too. HALF: a part is lost for good; the caller
+    sets it aside. The other phases
     are as on disk. source is None where there is none to collect from.
     """
-    phase = job.phase()
+    phase = Phase.CLAIMED if job.is_fresh else job.phase()
     if phase is Phase.EMPTY:
-        durable.remove_directory(job.claim.name, at=state.states[job.place])
+        durable.remove_tree(job.claim.name, at=state.states[job.place])
     elif phase is Phase.HALF and source is not None:
         if durable.exists(job.id.data_name, at=job.descriptor) is not None and not job.lock():
             # Exim opened -D before it was moved, and got the lock when our predecessor died:

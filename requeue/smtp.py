@@ -125,6 +125,10 @@ class SmtpDestination:
     def sync_file_system(self) -> None:
         """What was sent is sent."""
 
+    def queue_of(self, message_id: MessageId) -> str | None:
+        """None: a server has no queues that we know."""
+        return None
+
     def hang_up(self) -> None:
         """Say goodbye to the server."""
         with self._guard:

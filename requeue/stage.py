@@ -17,7 +17,7 @@ from ..spool.ids import MessageId
 from . import durable
 from .bounce import with_own_id
 from .effects import Effect, render_plan
-from .job import OUT, PLAN, STAGING, Job, OutputName
+from .job import OUT, PLAN, STAGING, Job, OutputName, Staged
 from .plan import Output
 
 if TYPE_CHECKING:
@@ -32,25 +32,36 @@ def stage(
     keep_id lets the first output have the claimed id, if Exim is done with it and the
     target queue has nothing of that name (design: *Ids*).
     """
-    if durable.exists(STAGING, at=job.descriptor) is not None:
+    staging = _open_staging(job)
+    staged: list[Staged] = []
+    for number, output in enumerate(outputs):
+        may_keep = number == 0 and keep_id and not output.is_notice and target.accepts(job.id)
+        kept = may_keep and target.may_keep_id(job, output.queue)
+        message_id = job.id if kept else target.mint(job.id)
+        _write_data(job, staging, message_id, output, target)
+        named = with_own_id if output.is_notice else with_id
+        # Of #1 and #2 recipients a modern Exim loses a byte or the flags (spool_in.c).
+        content = render_header_file(modern_recipients(named(output.message.envelope, message_id)))
+        name = OutputName(number, output.queue)
+        write_new(name.name, content, at=staging, target=target)
+        staged.append(Staged(name, message_id))
+    if effects:
+        write_new(PLAN, render_plan(effects), at=staging, target=target)
+    durable.rename(STAGING, OUT, at=job.descriptor, to=job.descriptor)
+    job.staged = tuple(staged)
+
+
+def _open_staging(job: Job) -> int:
+    """The empty ``out.tmp/``: nothing of an attempt that was cut short may get into ``out/``."""
+    if job.staging is not None:
+        if not job.is_fresh:
+            durable.remove_files(job.staging)
+        return job.staging
+    if not job.is_fresh and durable.exists(STAGING, at=job.descriptor) is not None:
         durable.remove_tree(STAGING, at=job.descriptor)
     durable.make_directory(STAGING, at=job.descriptor)
-    staging = durable.open_directory(STAGING, at=job.descriptor)
-    try:
-        for number, output in enumerate(outputs):
-            may_keep = number == 0 and keep_id and not output.is_notice and target.accepts(job.id)
-            kept = may_keep and target.may_keep_id(job, output.queue)
-            message_id = job.id if kept else target.mint(job.id)
-            _write_data(job, staging, message_id, output, target)
-            named = with_own_id if output.is_notice else with_id
-            # Of #1 and #2 recipients a modern Exim loses a byte or the flags (spool_in.c).
-            content = render_header_file(modern_recipients(named(output.message.envelope, message_id)))
-            write_new(OutputName(number, output.queue).name, content, at=staging, target=target)
-        if effects:
-            write_new(PLAN, render_plan(effects), at=staging, target=target)
-    finally:
-        os.close(staging)
-    durable.rename(STAGING, OUT, at=job.descriptor, to=job.descriptor)
+    job.staging = durable.open_directory(STAGING, at=job.descriptor)
+    return job.staging
 
 
 def _write_data(job: Job, staging: int, message_id: MessageId, output: Output, target: Destination) -> None:

@@ -113,12 +113,10 @@ class Target:
         """True while an Exim holds the lock on ``-D`` of that id, in whatever queue of this spool."""
         if self.kind != "spool":
             return False
-        for queue in ("", *(f"{name}/" for name in list_names(self.descriptor) if name != "input")):
-            for place in ("", f"{message_id.split_directory}/"):
+        for queue in self._queues():
+            for path in _paths(queue, message_id, message_id.data_name):
                 try:
-                    data = durable.open_file(
-                        f"{queue}input/{place}{message_id.data_name}", at=self.descriptor, write=True
-                    )
+                    data = durable.open_file(path, at=self.descriptor, write=True)
                 except (FileNotFoundError, NotADirectoryError):
                     continue
                 try:
@@ -128,6 +126,21 @@ class Target:
                 finally:
                     os.close(data)
         return False
+
+    def queue_of(self, message_id: MessageId) -> str | None:
+        """The queue in which ``-H`` of an id is; None where it is in none: Exim is done with it."""
+        if self.kind != "spool":
+            return None
+        for queue in self._queues():
+            for path in _paths(queue, message_id, message_id.header_name):
+                with contextlib.suppress(NotADirectoryError):
+                    if durable.exists(path, at=self.descriptor) is not None:
+                        return queue
+        return None
+
+    def _queues(self) -> tuple[str, ...]:
+        """The default queue, and every other name in the spool that may be one."""
+        return ("", *(name for name in list_names(self.descriptor) if name != "input"))
 
     def open_input(self, queue: str) -> int:
         """A descriptor, the caller's to close, of the directory that holds a queue's messages."""
@@ -181,3 +194,9 @@ class Target:
         """Make a file or directory the spool's: owner, group, mode."""
         uid, gid = (self.uid, self.gid) if os.geteuid() in {0, self.uid} else (os.geteuid(), self.gid)
         durable.give(descriptor, uid, gid, mode)
+
+
+def _paths(queue: str, message_id: MessageId, name: str) -> tuple[str, str]:
+    """Where a file of a message may be in a queue, relative to the spool: both layouts."""
+    place = f"{queue}/input" if queue else "input"
+    return f"{place}/{name}", f"{place}/{message_id.split_directory}/{name}"

@@ -1,7 +1,8 @@
 """Reprocessing an archive of pairs: SRC is only read, DEST gets the results.
 
 Outputs are staged in ``DEST/.respool/`` and renamed, ``-H`` last: a message whose ``-H``
-is in DEST is done, which is all that a resumed run has to know.
+is in DEST is done, which is all that a resumed run has to know. Effects that processors
+declared run then, at least once: owed_effects.py.
 
 Diagnostics: ConfigError for directories that can't be used; what goes wrong with one
 message is in its Report and never stops the rest.
@@ -9,22 +10,20 @@ message is in its Report and never stops the rest.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
-import multiprocessing
 import os
-import threading
 import time
 import zlib
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from typing import Final, Literal
 
+import msgspec
 from msgspec import Struct
 
 from ..errors import ConfigError, SpoolFormatError, TemporaryError
 from ..requeue import durable
+from ..requeue.effects import Effect, render_plan
 from ..requeue.plan import Defer, Hold, Output, Requeue
 from ..requeue.reading import check_first_line, read_file
 from ..spool.body import FileBody
@@ -33,9 +32,9 @@ from ..spool.editing import with_id
 from ..spool.header_file import parse_header_file, render_header_file
 from ..spool.ids import IdMinter, MessageId
 from ..spool.journal import merge_journal
-from ..spool.locks import lock_directory, lock_number
+from ..spool.locks import lock_directory, lock_file, lock_number
 from ..spool.message import Message
-from . import log
+from . import log, owed_effects
 from .config import BatchConfig
 from .pipeline import Pipeline, Traced
 from .pipeline_setup import build_steps, make_pipeline
@@ -74,13 +73,24 @@ class Handled(Struct, frozen=True, kw_only=True):
     trace: tuple[Traced, ...] = ()
     before: Message | None = None
     after: tuple[Output, ...] = ()
+    effects: tuple[Effect, ...] = ()
 
 
 class Batch:
     """One archive being reprocessed in one process."""
 
-    def __init__(self, source: str, destination: str, config: BatchConfig, *, dry_run: bool = False) -> None:
+    def __init__(
+        self,
+        source: str,
+        destination: str,
+        config: BatchConfig,
+        *,
+        dry_run: bool = False,
+        entering: Callable[[str], None] | None = None,
+    ) -> None:
+        self._entering = entering
         self._dry_run = dry_run
+        self._patience_seconds = config.deadline_seconds * 2
         self._locks: int | None = None
         self._source = MessageDirectory(source)
         self._steps = build_steps(config.processor)
@@ -108,7 +118,9 @@ class Batch:
     def process_once(self, found: Found) -> Report:
         """Process a message that another machine may have begun, finished, or even have in hand.
 
-        One at a time, by a lock that ends with its holder; what is in DEST is done.
+        One at a time, by a lock that ends with its holder; what is in DEST is done. Whoever was
+        stopped with a message in hand may go on with it at any time, so nobody else may: that
+        message fails here, after twice the deadline, and the others get through.
         """
         try:
             if self._locks is None:
@@ -118,10 +130,12 @@ class Batch:
             # A descriptor of its own: two threads share the locks of one.
             descriptor = os.open(LOCKS, os.O_RDWR | os.O_CLOEXEC, dir_fd=self._staging)
             try:
-                lock_number(descriptor, zlib.crc32(found.id.encode()))
+                if not lock_number(descriptor, zlib.crc32(found.id.encode()), self._patience_seconds):
+                    reason = f"another worker has had it in hand for {self._patience_seconds:.0f} s: resume later"
+                    return Report(id=str(found.id), state="failed", reason=reason)
                 path = _header_path(found)
                 if durable.exists(path, at=self._destination.descriptor) is not None:
-                    return Report(id=str(found.id), state="written", reason="done before", outputs=(path,))
+                    return self._settle(found, Report(id=str(found.id), state="written", outputs=(path,)))
                 note = found.id + _NOTE
                 if durable.exists(note, at=self._staging) is not None:
                     _remove_parts(self._staging, note, self._destination.descriptor)
@@ -133,7 +147,13 @@ class Batch:
             return Report(id=str(found.id), state="failed", reason=str(error))
 
     def process(self, found: Found) -> Handled:
-        """Process one message, and write the result unless this is a dry run."""
+        """Process one message, and write the result unless this is a dry run.
+
+        Of one that is done only the effects that it owes are run.
+        """
+        path = _header_path(found)
+        if not self._dry_run and durable.exists(path, at=self._destination.descriptor) is not None:
+            return Handled(report=self._settle(found, Report(id=str(found.id), state="written", outputs=(path,))))
         try:
             place = self._source.open_subdirectory(found.subdirectory)
         except OSError as error:
@@ -151,6 +171,15 @@ class Batch:
         finally:
             os.close(place)
 
+    def _settle(self, found: Found, report: Report) -> Report:
+        """Run the effects of a message that is done; the report, with what is still owed."""
+        try:
+            owed_effects.run(self._staging, found.id, self._pipeline, self._log)
+        except (TemporaryError, OSError) as error:
+            reason = f"{report.state}, but its effects wait (run again with --resume): {error}"
+            return msgspec.structs.replace(report, state="failed", reason=reason)
+        return report
+
     def _process(self, found: Found, place: int, data: int) -> Handled:
         check_first_line(data, found.id)
         header = read_file(found.id.header_name, at=place)
@@ -160,12 +189,13 @@ class Batch:
         envelope = parse_header_file(header, file=found.id.header_name)
         merged = envelope if journal is None else merge_journal(envelope, journal)
         message = Message(merged, FileBody(data, found.id.body_offset, wireformat=envelope.is_wireformat))
-        outcome = self._pipeline.run(message, log=self._log)
+        outcome = self._pipeline.run(message, log=self._log, entering=self._entering)
         outputs: tuple[Output, ...] = ()
+        effects: tuple[Effect, ...] = ()
         state: State
         match outcome.plan:
             case Requeue():
-                outputs = outcome.plan.outputs
+                outputs, effects = outcome.plan.outputs, outcome.plan.effects
                 state = "written" if outputs else "discarded"
             case Defer():
                 state = "deferred"
@@ -175,12 +205,16 @@ class Batch:
                 raise AssertionError("the pipeline makes no other plan")
         paths: tuple[str, ...] = ()
         size = 0
+        if effects and not self._dry_run:
+            self._stage(owed_effects.note_name(found.id), render_plan(effects))
         if outputs and not self._dry_run:
             # Untouched headers go over as they are, with the journal beside them; rewritten ones have it merged.
             untouched = len(outputs) == 1 and outputs[0].message.envelope is merged
             paths, size = self._write_all(found, data, outputs, (header, journal) if untouched else None)
         report = Report(id=str(found.id), state=state, reason=outcome.plan.reason, outputs=paths, bytes=size)
-        return Handled(report=report, trace=outcome.trace, before=message, after=outputs)
+        if effects and not self._dry_run:
+            report = self._settle(found, report)
+        return Handled(report=report, trace=outcome.trace, before=message, after=outputs, effects=effects)
 
     def _write_all(
         self, found: Found, data: int, outputs: tuple[Output, ...], original: tuple[bytes, bytes | None] | None
@@ -301,11 +335,21 @@ def survey(source: str, destination: str, *, resume: bool, dry_run: bool, shared
         done = {found.id for found in target.list().pairs}
         if resume and not shared:
             done -= _clean_up(target, done)
+        if done and not resume:
+            raise ConfigError(f"{destination} holds {len(done)} messages already: give --resume, or another directory")
+        # process() looks at these once more.
+        done -= _owing(target)
     finally:
         target.close()
-    if done and not resume:
-        raise ConfigError(f"{destination} holds {len(done)} messages already: give --resume, or another directory")
     return [found for found in pairs if found.id not in done]
+
+
+def _owing(target: MessageDirectory) -> set[MessageId]:
+    staging = durable.open_directory(STAGING, at=target.descriptor)
+    try:
+        return owed_effects.owing(staging)
+    finally:
+        os.close(staging)
 
 
 def _clean_up(target: MessageDirectory, done: set[MessageId]) -> set[MessageId]:
@@ -323,7 +367,7 @@ def _clean_up(target: MessageDirectory, done: set[MessageId]) -> set[MessageId]:
                 removed |= _remove_parts(staging, name, target.descriptor)
         # Notes only now: a kill between here and there is like one before.
         for name in list_names(staging):
-            if name != LOCKS:
+            if name != LOCKS and not owed_effects.is_note(name):
                 durable.unlink(name, at=staging)
     finally:
         os.close(staging)
@@ -348,36 +392,24 @@ def _header_path(found: Found) -> str:
     return prefix + found.id.header_name
 
 
-def run(
-    source: str, destination: str, config: BatchConfig, work: list[Found], workers: int
-) -> Generator[Report, None, None]:
-    """Process work in that many processes; reports come as they are done."""
-    context = multiprocessing.get_context("fork")
-    with concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start, initargs=(source, destination, config)
-    ) as pool:
-        pending: set[concurrent.futures.Future[list[Report]]] = set()
-        pieces = chunks(work)
-        for chunk in islice(pieces, workers * 4):
-            pending.add(pool.submit(_process_chunk, chunk))
-        while pending:
-            done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
-            for chunk in islice(pieces, len(done)):
-                pending.add(pool.submit(_process_chunk, chunk))
-            for future in done:
-                try:
-                    yield from future.result()
-                except BrokenProcessPool as error:
-                    raise TemporaryError("a worker process died: run again with --resume") from error
-
-
 def finish(destination: str) -> None:
-    """Make everything durable and remove the staging directory, with what workers that died left in it."""
+    """Make everything durable and remove the staging directory, with what workers that died left in it.
+
+    It stays while a worker has a message in hand.
+    """
     descriptor = durable.open_directory(destination)
     try:
         durable.sync_file_system(descriptor)
-        if durable.exists(f"{STAGING}/{LOCKS}", at=descriptor) is not None:
-            _clear_staging(descriptor)
+        locks: int | None = None
+        with contextlib.suppress(FileNotFoundError):
+            locks = durable.open_file(f"{STAGING}/{LOCKS}", at=descriptor, write=True)
+        if locks is not None:
+            try:
+                if not lock_file(locks):
+                    return
+                _clear_staging(descriptor)
+            finally:
+                os.close(locks)
         with contextlib.suppress(OSError):
             durable.remove_directory(STAGING, at=descriptor)
     finally:
@@ -388,8 +420,9 @@ def _clear_staging(destination: int) -> None:
     staging = durable.open_directory(STAGING, at=destination)
     try:
         for name in list_names(staging):
-            with contextlib.suppress(FileNotFoundError):
-                durable.unlink(name, at=staging)
+            if not owed_effects.is_note(name):
+                with contextlib.suppress(FileNotFoundError):
+                    durable.unlink(name, at=staging)
     finally:
         os.close(staging)
 
@@ -399,26 +432,3 @@ def chunks(work: Iterable[Found]) -> Iterator[list[Found]]:
     iterator = iter(work)
     while chunk := list(islice(iterator, _CHUNK)):
         yield chunk
-
-
-_batch: Batch | None = None
-
-
-def _start(source: str, destination: str, config: BatchConfig) -> None:
-    global _batch  # noqa: PLW0603 one per worker process
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    log.configure()
-    _batch = Batch(source, destination, config)
-
-
-def _end_with(parent: int) -> None:
-    """End this worker when its parent is gone: nobody would take its results, and it holds the lock of DEST."""
-    while os.getppid() == parent:
-        time.sleep(_PARENT_SECONDS)
-    os._exit(1)
-
-
-def _process_chunk(chunk: list[Found]) -> list[Report]:
-    if _batch is None:
-        raise RuntimeError("the worker process was not started")
-    return [_batch.process(found).report for found in chunk]

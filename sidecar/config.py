@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 
 from ..errors import ConfigError
 from ..processors.conditions import When
+from .config_lines import line_of
 
 _Positive = Annotated[float, Meta(gt=0)]
 
@@ -246,6 +247,15 @@ class PipelineConfig(_Section, frozen=True, kw_only=True):
     deadline_seconds: Annotated[_Positive, Meta(description="Time that the processors may take for one message.")] = (
         60.0
     )
+    memory_mib: Annotated[
+        int,
+        Meta(
+            description="Memory that a worker process may take, mapped files not counted; a processor that asks for "
+            "more fails with MemoryError.",
+            ge=128,
+            le=1 << 20,
+        ),
+    ] = 2048
     dns: DnsSection = DnsSection()
     processor: tuple[ProcessorEntry, ...] = ()
 
@@ -316,12 +326,16 @@ _Type = TypeVar("_Type", bound=PipelineConfig)
 
 def load(path: str, kind: type[_Type]) -> _Type:
     """Read and decode a file as kind. Raises ConfigError."""
+    return decode(read(path), kind, file=path)
+
+
+def read(path: str) -> bytes:
+    """The content of a configuration file. Raises ConfigError."""
     try:
         with open(path, "rb") as file:
-            content = file.read()
+            return file.read()
     except OSError as error:
         raise ConfigError(error.strerror or "can't be read", file=path) from error
-    return decode(content, kind, file=path)
 
 
 @contextlib.contextmanager
@@ -333,7 +347,15 @@ def errors_of(path: str) -> Generator[None]:
         if error.file == path:
             raise
         reason = f"{error.file}: {error.reason}" if error.file else error.reason
-        raise ConfigError(reason, file=path, key=error.key) from error
+        raise ConfigError(reason, file=path, key=error.key, line=_line(path, error.key)) from error
+
+
+def _line(path: str, key: str) -> int:
+    try:
+        with open(path, "rb") as file:
+            return line_of(file.read(), key)
+    except OSError:
+        return 0
 
 
 def decode(content: bytes, kind: type[_Type], *, file: str) -> _Type:
@@ -344,11 +366,13 @@ def decode(content: bytes, kind: type[_Type], *, file: str) -> _Type:
         reason, _, place = str(error).partition(" - at ")
         field = _FIELD.search(reason)
         key = (place.strip("`") or "$") + (f".{field[1]}" if field is not None else "")
-        raise ConfigError(reason + _nearest(reason), file=file, key=key) from error
+        raise ConfigError(reason + _nearest(reason), file=file, key=key, line=line_of(content, key)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"not TOML: {error}", file=file) from error
+        line = _AT_LINE.search(str(error))
+        raise ConfigError(f"not TOML: {error}", file=file, line=int(line[1]) if line else 0) from error
 
 
+_AT_LINE: Final = re.compile(r"\(at line (\d+),")
 _FIELD: Final = re.compile(r"(?:unknown|required) field `([^`]*)`")
 _UNKNOWN: Final = re.compile(r"unknown field `([^`]*)`")
 _SECTIONS: Final = (

@@ -1,6 +1,6 @@
 """Whether a configuration can be used: everything that a start loads and looks at, without owning it.
 
-Diagnostics: ConfigError naming file and key, as supervisor.prepare() would raise it.
+Diagnostics: ConfigError naming file and key, as preparation.prepare() would raise it.
 """
 
 from __future__ import annotations

@@ -53,6 +53,8 @@ _EXAMPLES: Final[dict[str, Any]] = {
     "max_age_days": 10,
     "when": {"hosts": ["192.0.2.0/24"]},
     "reason": "our gateway",
+    "conditions": {"hosts": ["192.0.2.0/24"]},
+    "retry_after_seconds": 3600,
     "file": "/var/lib/respool/dmarc.dat",
     "limit_file": "/var/lib/respool/dmarc-reports.mdb",
 }

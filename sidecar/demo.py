@@ -36,10 +36,11 @@ from . import difference, log
 from .config import Config, load
 from .difference import Change
 from .engine import Report
+from .preparation import prepare
 from .retrace import StepShown, open_recipients, retrace, step_document
 from .sample_cases import Case
 from .sample_cases import load as load_cases
-from .supervisor import make_worker, prepare
+from .worker_setup import make_worker
 
 #: The demonstration's own names; the samples were received by this host.
 HOSTNAME: Final = "mx.example.test"

@@ -18,6 +18,7 @@ from typing import Any, Final
 from .config import Config
 from .heartbeat import Heartbeats
 from .metrics import CONTENT_TYPE, exposition
+from .obstacles import find
 from .queues import lengths
 from .status import read_all
 
@@ -28,16 +29,16 @@ Page = Callable[[], tuple[int, str, bytes]]
 
 
 class Health:
-    """What the pages say. silence is how many seconds without a sign of life are too many."""
+    """What the pages say."""
 
-    def __init__(self, config: Config, heartbeats: Heartbeats, silence: float) -> None:
-        self._config, self._heartbeats, self._silence = config, heartbeats, silence
+    def __init__(self, config: Config, heartbeats: Heartbeats) -> None:
+        self._config, self._heartbeats = config, heartbeats
 
     def troubles(self) -> list[str]:
         """Why the sidecar is not alive; nothing while it is."""
         return [
             f"worker {number} has given no sign of life for {self._heartbeats.silent_seconds(number):.0f} s"
-            for number in self._heartbeats.silent(self._silence)
+            for number in self._heartbeats.silent()
         ]
 
     def hindrances(self) -> list[str]:
@@ -52,7 +53,8 @@ class Health:
             for report in read_all(self._config.state_directory)
             if report.paused
         ]
-        return found
+        # A worker that has no room to report that it is paused says that it works.
+        return [*found, *map(str, find(self._config))]
 
     def page(self, path: str) -> tuple[int, str, bytes]:
         """Status, content type and content for a path."""
@@ -137,6 +139,7 @@ def serve(listener: socket.socket, health: Health) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD))
     server.serve_forever()

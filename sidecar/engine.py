@@ -6,6 +6,7 @@ the worker, who keeps the job and tries again; everything else ends in a named s
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Final, Literal
@@ -129,12 +130,23 @@ class Engine:
         self._hand_back.carry_out(job, plan)
         return plan
 
+    def running(self, thread: int) -> str:
+        """The processor that this thread is in; empty if it is in none."""
+        return self._pipeline.running(thread)
+
     def put_off(self, job: Job, reason: str) -> None:
         """Defer a job, in whatever phase, that the system can't go on with while it can with others."""
         attempt = job.read_status().attempt
         plan = Defer(reason=reason, retry_at=time.time() + self._pipeline.backoff(attempt))
         self._hand_back.put_off(job, plan)
         self._log.warning("message.deferred", id=str(job.id), claim=job.claim.number, reason=reason)
+
+    def let_go(self, job: Job) -> None:
+        """Leave a job in ``work/`` to whoever takes it up next, since this worker ends in good order."""
+        # Where it can't be written, the next attempt counts as one after a crash: of these a message has several.
+        with contextlib.suppress(OSError):
+            job.write_status(msgspec.structs.replace(job.read_status(), let_go=True))
+        job.close()
 
     def _decide(self, job: Job, phase: Phase, log: FilteringBoundLogger, why: Why) -> Outcome:
         if phase is not Phase.CLAIMED:
@@ -143,6 +155,7 @@ class Engine:
         status = _count_attempt(job, why)
         if status.crashes > MOST_CRASHES and CRASHES not in status.released:
             reason = f"the worker died {MOST_CRASHES} times while it had this message in hand"
+            reason += f", the last time in processor {status.processor}" if status.processor else ""
             return Outcome(plan=Hold(reason=reason, processor=CRASHES), trace=())
         try:
             message = read_message(job)
@@ -159,7 +172,18 @@ class Engine:
             return Outcome(plan=Requeue(reason=reason), trace=())
         if status.as_is:
             return Outcome(plan=marked(Requeue(outputs=(self._unchanged(message),), reason="released as is")), trace=())
-        outcome = self._pipeline.run(message, log=log, attempt=status.attempt, released=status.released)
+
+        def entering(processor: str) -> None:
+            job.write_status(msgspec.structs.replace(status, processor=processor))
+
+        outcome = self._pipeline.run(
+            message,
+            log=log,
+            attempt=status.attempt,
+            released=status.released,
+            # Only where a worker has died of this message: it costs a file for each processor.
+            entering=entering if status.crashes else None,
+        )
         self._log_trace(outcome, log)
         if self._observe:
             log.info("message.observed", would=_kind(outcome.plan))
@@ -235,10 +259,12 @@ class Engine:
 
 
 def _count_attempt(job: Job, why: Why) -> Status:
-    status = job.read_status()
+    status = Status() if job.is_fresh else job.read_status()
     match why:
         case "claimed":
             return status
+        case "crashed" if status.let_go:
+            status = msgspec.structs.replace(status, let_go=False)
         case "crashed":
             status = msgspec.structs.replace(status, crashes=status.crashes + 1)
         case "due":

@@ -19,6 +19,19 @@ from .config import Config, DirectorySource, ExportSource, QueueSource
 _PLAIN_PATH: Final = re.compile(r"/[A-Za-z0-9._/+@=-]*")
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
+_VARIABLE: Final = re.compile(r"acl_[cm][0-9_][A-Za-z0-9_]*")
+
+#: Processors whose variable can be called otherwise, and the macro for its name.
+_VARIABLES: Final = {"route": "RESPOOL_ROUTE_VARIABLE", "dane": "RESPOOL_DANE_VARIABLE"}
+
+#: What Exim needs to act on a processor's results, if the configuration has that processor.
+_FOR_PROCESSORS: Final = (
+    ("route", "route-routers.conf", "routers, before all but those of queuefile"),
+    ("dane", "dane-options.conf", "within the smtp transport that carries mail to other hosts"),
+    ("dcc", "dcc-routers.conf", "routers, before the one that delivers to local users"),
+    ("dcc", "dcc-transports.conf", "transports"),
+)
+
 _WIDTH: Final = 78
 
 
@@ -47,6 +60,12 @@ def recipe(config: Config) -> tuple[RecipePart, ...]:
             macros["RESPOOL_QUEUE"] = _checked(source.queue, _PLAIN_NAME, "$.source.queue")
         case DirectorySource():
             raise ConfigError('there is nothing to tell Exim about kind = "directory"', key="$.source.kind")
+    used = {entry.use: entry for entry in reversed(config.processor)}
+    macros |= {
+        macro: _checked(used[name].config["variable"], _VARIABLE, "$.processor")
+        for name, macro in _VARIABLES.items()
+        if name in used and "variable" in used[name].config
+    }
     names = "".join(f"{name} = {value}\n" for name, value in macros.items())
     parts = [RecipePart("macros.conf", "main section, before all else", names + "\n" + _sample("macros.conf"))]
     if isinstance(source, QueueSource):
@@ -62,6 +81,7 @@ def recipe(config: Config) -> tuple[RecipePart, ...]:
             _part("queuefile-transports.conf", "transports"),
             _part("queuefile-retry.conf", "retry rules, first of all"),
         ]
+    parts += [_part(name, place) for use, name, place in _FOR_PROCESSORS if use in used]
     return tuple(parts)
 
 
@@ -74,8 +94,8 @@ def text(parts: tuple[RecipePart, ...]) -> str:
     return "\n".join(pieces)
 
 
-def _checked(value: str, pattern: re.Pattern[str], key: str) -> str:
-    if pattern.fullmatch(value) is None:
+def _checked(value: object, pattern: re.Pattern[str], key: str) -> str:
+    if not isinstance(value, str) or pattern.fullmatch(value) is None:
         raise ConfigError(f"{value!r} can't be written into Exim's configuration as it is", key=key)
     return value
 

@@ -1,7 +1,8 @@
 """Signs of life of the workers, in memory that they share with their parent.
 
-A worker beats whenever its loop comes round and whenever a message ends: what hangs, or
-dies again and again, falls silent, also where no file can be written.
+A worker beats each second from a thread of its own, unless it finds its main loop hung: so
+a process that is stopped, or dies at once again and again, or whose interpreter a processor
+keeps to itself, falls silent at once, and where no file can be written, too.
 
 Diagnostics: raises nothing.
 """
@@ -14,6 +15,9 @@ import time
 from typing import Final
 
 _SLOT: Final = struct.Struct("d")
+
+#: Seconds without a sign of life that are too many: a busy machine may keep a thread waiting, but not for so long.
+LONGEST_SILENCE: Final = 10.0
 
 
 class Heartbeats:
@@ -36,9 +40,9 @@ class Heartbeats:
         (beaten,) = _SLOT.unpack_from(self._memory, number * _SLOT.size)
         return max(0.0, time.monotonic() - float(beaten))
 
-    def silent(self, longest_seconds: float) -> list[int]:
-        """The workers of which nothing has been heard for longer than that."""
-        return [number for number in range(self._count) if self.silent_seconds(number) > longest_seconds]
+    def silent(self) -> list[int]:
+        """The workers of which nothing has been heard for longer than LONGEST_SILENCE."""
+        return [number for number in range(self._count) if self.silent_seconds(number) > LONGEST_SILENCE]
 
     def have_all_begun(self) -> bool:
         """Whether each worker has beaten since the start."""

@@ -3,14 +3,18 @@
 JSON lines on standard error, or aligned text where that is a terminal. Message bytes
 that could steer a terminal or forge a line are escaped here, once, for every event.
 
-Diagnostics: configure() raises nothing.
+A line that can't be written (a full disk, a pipe that nobody reads any more) is lost: for
+want of a log no mail may wait.
+
+Diagnostics: configure() raises nothing, nor does a logger.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import MutableMapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import msgspec
 import structlog
@@ -18,6 +22,22 @@ from structlog.typing import FilteringBoundLogger, WrappedLogger
 
 from ..errors import RespoolError
 from .cli.terminal import escape
+
+
+class _StandardError:
+    """Standard error without its buffer: a line that could not be written is not in the way of the next."""
+
+    def __init__(self) -> None:
+        # Tests put something in its place that has no other layer.
+        self._file: BinaryIO = getattr(sys.stderr.buffer, "raw", sys.stderr.buffer)
+
+    def write(self, line: bytes) -> int:
+        with contextlib.suppress(OSError):
+            return self._file.write(line)
+        return 0
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
 
 
 def to_file(file: BinaryIO, *, level: int = 20) -> FilteringBoundLogger:
@@ -45,13 +65,14 @@ def configure(*, level: int = 20, terminal: bool | None = None) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if is_terminal else [structlog.processors.format_exc_info]),
             _escape_values,
             *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr)
         if is_terminal
-        else structlog.BytesLoggerFactory(sys.stderr.buffer),
+        else structlog.BytesLoggerFactory(cast("BinaryIO", _StandardError())),
         cache_logger_on_first_use=True,
     )
 

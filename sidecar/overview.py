@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from .config import Config
 from .measure import BOUNDS, MINUTES, Durations, Ended
+from .obstacles import Obstacle, find
 from .queues import Queue, lengths, source_queue
 from .status import Trouble, WorkerStatus, read_all
 
@@ -41,10 +42,16 @@ class ProcessorFigures(Struct, frozen=True, kw_only=True):
 
 
 class Overview(Struct, frozen=True, kw_only=True):
-    """What is shown. minutes counts messages ended in each of the last minutes, the present one last."""
+    """What is shown. minutes counts messages ended in each of the last minutes, the present one last.
+
+    paused_since is when a worker stopped taking messages in (Unix time), 0 where none has; of one that
+    can't even report it, when it last did. obstacles are what is in the way now, seen from here.
+    """
 
     time: float
     condition: Condition
+    paused_since: float
+    obstacles: tuple[Obstacle, ...]
     queues: dict[str, Queue]
     workers: tuple[WorkerStatus, ...]
     silent: tuple[int, ...]
@@ -69,9 +76,17 @@ def look(config: Config) -> Overview:
     for report in reports:
         ended.update(report.ended)
     dns = [report.measured.dns for report in reports if report.measured.dns is not None]
+    obstacles = find(config)
+    # Where no report can be written, neither silence nor the last report says anything.
+    is_gagged = any(one.key == "$.state_directory" for one in obstacles)
     return Overview(
         time=now,
-        condition=_condition(reports, silent),
+        condition=_condition(reports, silent, is_gagged=is_gagged),
+        paused_since=min(
+            [one.paused_since if one.paused else one.written for one in reports if one.paused or is_gagged],
+            default=0.0,
+        ),
+        obstacles=obstacles,
         queues={"source": source_queue(config), **lengths(config.state_directory)},
         workers=tuple(reports),
         silent=silent,
@@ -98,9 +113,11 @@ def recent(config: Config) -> list[Ended]:
     return sorted(found, key=lambda ended: -ended.time)
 
 
-def _condition(reports: list[WorkerStatus], silent: tuple[int, ...]) -> Condition:
+def _condition(reports: list[WorkerStatus], silent: tuple[int, ...], *, is_gagged: bool) -> Condition:
     if not reports:
         return "not running"
+    if is_gagged:
+        return "paused"
     if silent:
         return "silent"
     return "paused" if any(report.paused for report in reports) else "working"

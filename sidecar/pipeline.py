@@ -1,12 +1,17 @@
 """Running a message through the processors: verdicts become a plan here, and nowhere else.
 
 Diagnostics: run() raises nothing that a processor raised: TemporaryError defers,
-PermanentError holds, anything else is wrapped as ProcessorError and ``on_error`` decides.
+PermanentError holds, anything else, SystemExit included, is wrapped as ProcessorError and
+``on_error`` decides. Only the terminal's Ctrl-C goes through.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import random
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +21,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
-from ..errors import PermanentError, ProcessorError, TemporaryError
+from ..errors import PermanentError, ProcessorError, TemporaryError, sentence
 from ..lookups.cache import CacheStatistics
 from ..lookups.dns import Resolver
 from ..lookups.resolver import DnsResolver
@@ -24,6 +29,7 @@ from ..processors import api
 from ..processors.conditions import Condition
 from ..processors.edits import Edit, apply, divide
 from ..processors.results import AuthResult
+from ..processors.verdict_check import check_verdict
 from ..requeue.bounce import VOUCHED, Failure, bounce_notices
 from ..requeue.effects import Effect
 from ..requeue.plan import Defer, Hold, Output, Plan, Requeue
@@ -32,6 +38,7 @@ from ..spool.ids import MessageId
 from ..spool.message import Message
 from .backscatter import why_not_bounce
 
+_EXIT_FORKED = 70
 _ENDINGS = (api.Hold, api.Bounce)
 OnError = Literal["defer", "skip", "hold"]
 
@@ -103,11 +110,27 @@ class Pipeline:
         self.queue = queue
         self._deadline_seconds = deadline_seconds
         self._clock = clock
+        self._running: dict[int, str] = {}
+        self._umask = os.umask(0o077)
+        os.umask(self._umask)
+
+    def running(self, thread: int) -> str:
+        """The processor that this thread is in; empty if it is in none."""
+        return self._running.get(thread, "")
 
     def run(
-        self, message: Message, *, log: FilteringBoundLogger, attempt: int = 1, released: tuple[str, ...] = ()
+        self,
+        message: Message,
+        *,
+        log: FilteringBoundLogger,
+        attempt: int = 1,
+        released: tuple[str, ...] = (),
+        entering: Callable[[str], None] | None = None,
     ) -> Outcome:
-        """What shall become of message. released names processors whose hold is overridden.
+        """What shall become of message. released are the labels of steps whose hold is overridden.
+
+        entering is told of each processor before it is called, for whoever wants to know
+        which one ended the process.
 
         defer and hold concern the whole message, also from one part of a split one: nothing
         of it is published then. discard and bounce concern their part alone; a bounce that
@@ -125,7 +148,7 @@ class Pipeline:
             if part.position == len(self._steps):
                 finished.append(part)
                 continue
-            step = self._steps[part.position]
+            step, label = self._steps[part.position], self._labels[part.position]
             context = api.Context(
                 hostname=self._hostname,
                 authserv_id=self._authserv_id,
@@ -134,16 +157,26 @@ class Pipeline:
                 now=now,
                 deadline=deadline,
                 attempt=attempt,
+                released=label in released,
                 results=part.results,
             )
-            traced, following = _call(step, part, context, released=step.name in released)
+            if entering is not None:
+                entering(step.name)
+            thread = threading.get_ident()
+            self._running[thread] = step.name
+            try:
+                traced, following = _call(step, part, context)
+            finally:
+                del self._running[thread]
+                # It belongs to the whole process: the files that others make next depend on it.
+                if os.umask(self._umask) != self._umask:
+                    log.error("processor.meddled", processor=step.name, changed="umask", action="set back")
             trace.append(traced)
             # A hold or bounce that an operator overrode has not happened, nor what goes with it.
             happened = traced.error is None and not (
                 isinstance(traced.verdict, _ENDINGS) and isinstance(following, list)
             )
             for kind, payload in context.effects.declared if happened else ():
-                label = self._labels[part.position]
                 effects.append(Effect(processor=label, number=len(effects), kind=kind, payload=payload))
             notices += [self._notice(notice) for notice in context.notices.sent] if happened else []
             match following:
@@ -152,14 +185,14 @@ class Pipeline:
                     plan = Defer(reason=following.reason, retry_at=now + wait, processor=step.name)
                     return Outcome(plan=plan, trace=tuple(trace))
                 case api.Hold():
-                    return Outcome(plan=Hold(reason=following.reason, processor=step.name), trace=tuple(trace))
+                    return Outcome(plan=_hold(following, label, traced.error), trace=tuple(trace))
                 case api.Discard():
                     reasons.append(f"{step.name}: {following.reason}")
                 case api.Bounce():
                     doubt = why_not_bounce(message, part.results)
                     if doubt:
                         reason = f"{following.reason} (not bounced: {doubt})"
-                        return Outcome(plan=Hold(reason=reason, processor=step.name), trace=tuple(trace))
+                        return Outcome(plan=Hold(reason=reason, processor=label), trace=tuple(trace))
                     reasons.append(f"{step.name}: bounced: {following.reason}")
                     notices += self._notices(part, following, now)
                 case _:
@@ -221,42 +254,83 @@ def _labels(steps: tuple[Step, ...]) -> tuple[str, ...]:
     return tuple(f"{name}#{count + 1}" if count else name for name, count in zip(names, before, strict=True))
 
 
+def _hold(verdict: api.Hold, label: str, error: Exception | None) -> Hold:
+    if error is None:
+        return Hold(reason=verdict.reason, processor=label)
+    # Nobody's verdict, so nobody's name: a release has to try again, not to override what was never said.
+    return Hold(reason=verdict.reason if isinstance(error, ProcessorError) else f"{label}: {verdict.reason}")
+
+
 def _run_effect(step: Step, effect: api.Effect, log: FilteringBoundLogger) -> None:
+    process = os.getpid()
     try:
         step.processor.run_effect(effect, log)
     except (TemporaryError, OSError):
+        _end_fork(process)
         raise
-    except Exception as raised:
+    except BaseException as raised:
+        _end_fork(process)
+        if _is_interrupt(raised):
+            raise
         # A bug in the processor: the message is committed, and trying again would not help.
         error = ProcessorError(step.name, raised)
         log.exception("effect.lost", key=effect.key, kind=effect.kind, error=error)
+    _end_fork(process)
 
 
 _Following = list[_Part] | api.Defer | api.Hold | api.Discard | api.Bounce
 
 
-def _call(step: Step, part: _Part, context: api.Context, *, released: bool) -> tuple[Traced, _Following]:
+def _call(step: Step, part: _Part, context: api.Context) -> tuple[Traced, _Following]:
     """The one boundary: whatever a processor does, the engine goes on."""
-    started = time.monotonic()
+    started, process = time.monotonic(), os.getpid()
     verdict: api.Verdict | None = None
     error: ProcessorError | TemporaryError | PermanentError | None = None
     following: _Following
     try:
         elsewhere = _when(step, part)
         if elsewhere is None:
-            verdict = step.processor.process(part.message, context)
-            following = _follow(step, part, verdict, released=released)
+            verdict = check_verdict(step.processor.process(part.message, context), part.message)
+            following = _follow(step, part, verdict, released=context.released)
         else:
             following = elsewhere
     except TemporaryError as raised:
-        error, following = raised, api.Defer(reason=str(raised), retry_after=raised.retry_after)
+        # Made anew: the text of a stranger's error is asked for here, and never again.
+        error = TemporaryError(sentence(raised), retry_after=_seconds(raised.retry_after))
+        verdict, following = None, api.Defer(reason=error.reason, retry_after=error.retry_after)
     except PermanentError as raised:
-        error, following = raised, api.Hold(reason=str(raised))
-    except Exception as raised:
-        error = ProcessorError(step.name, raised)
+        error = PermanentError(sentence(raised))
+        verdict, following = None, api.Hold(reason=error.reason)
+    except BaseException as raised:
+        _end_fork(process)
+        if _is_interrupt(raised):
+            raise
+        # No verdict that was returned counts any more: an edit of it may be what failed.
+        verdict, error = None, ProcessorError(step.name, raised)
         context.log.exception("processor.failed", processor=step.name, error=error)
         following = _on_error(step, part, error)
+    _end_fork(process)
     return Traced(processor=step.name, verdict=verdict, error=error, seconds=time.monotonic() - started), following
+
+
+def _is_interrupt(raised: BaseException) -> bool:
+    """True for Ctrl-C where nobody but Python handles it; a KeyboardInterrupt elsewhere is the processor's own."""
+    return (
+        isinstance(raised, KeyboardInterrupt)
+        and threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+
+
+def _seconds(wait: Any) -> float | None:
+    """What a TemporaryError asks for; None, the usual pause, for what is no time to wait."""
+    return wait if isinstance(wait, int | float) and math.isfinite(wait) and wait >= 0 else None
+
+
+def _end_fork(process: int) -> None:
+    """A processor forked, and this is the child: it may not go on, as two would publish the message."""
+    if os.getpid() != process:
+        os._exit(_EXIT_FORKED)
 
 
 def _when(step: Step, part: _Part) -> list[_Part] | None:
@@ -306,8 +380,6 @@ def _follow(step: Step, part: _Part, verdict: api.Verdict, *, released: bool) ->
                 for piece, message in zip(verdict.parts, divided, strict=True)
                 if message is not None
             ]
-        case _:
-            raise TypeError(f"process() returned {type(verdict).__name__}, not a verdict")
 
 
 def _after(
@@ -320,6 +392,9 @@ def _after(
 ) -> _Part:
     """The part one step further, with edits applied."""
     applied = apply(message, edits)
+    if edits and message.undelivered and not applied.message.undelivered:
+        # Exim drops a message without recipients, and says nothing.
+        raise ValueError("the edits leave nobody to deliver the message to; discard() says so openly")
     return _Part(
         message=applied.message,
         position=part.position + 1,

@@ -12,6 +12,11 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from typing import Final
+
+from .cli.terminal import escape
+
+_LONGEST_STATUS: Final = 1000
 
 
 class ServiceManager:
@@ -29,9 +34,15 @@ class ServiceManager:
         """Whether a missing ping would be noticed (WatchdogSec=)."""
         return bool(self._address) and self._interval > 0
 
-    def ready(self) -> None:
-        """Start-up is over."""
-        self._send("READY=1\nSTATUS=Working")
+    def ready(self, text: str = "Working") -> None:
+        """Start-up, or a reload, is over."""
+        self._send(f"READY=1\nSTATUS={_one_line(text)}")
+
+    def reloading(self) -> None:
+        """A reload has begun; ready() ends it, whatever came of it."""
+        # systemd compares the time with when it sent the signal (Type=notify-reload).
+        microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={microseconds}\nSTATUS=Reloading")
 
     def stopping(self) -> None:
         """The end has begun."""
@@ -39,7 +50,7 @@ class ServiceManager:
 
     def status(self, text: str) -> None:
         """One line for ``systemctl status``."""
-        self._send("STATUS=" + text.replace("\n", " "))
+        self._send(f"STATUS={_one_line(text)}")
 
     def ping(self) -> None:
         """All is well; sent twice in each interval at most."""
@@ -54,6 +65,10 @@ class ServiceManager:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             channel.settimeout(1.0)
             channel.sendto(state.encode(), self._address)
+
+
+def _one_line(text: str) -> str:
+    return escape(text)[:_LONGEST_STATUS]
 
 
 def _watchdog_seconds(environment: Mapping[str, str], process: int) -> float:

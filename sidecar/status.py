@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections import Counter, deque
 from typing import Final
@@ -69,6 +70,7 @@ class Reporter:
         self._started = self._written = time.time()
         self._counted = 0
         self._errors: deque[Trouble] = deque(maxlen=_MOST_ERRORS)
+        self._guard = threading.Lock()
         self._paused, self._paused_since = "", 0.0
 
     def failed(self, error: str, message_id: str = "") -> None:
@@ -76,12 +78,23 @@ class Reporter:
         self._meter.failed()
         self._errors.append(Trouble(time.time(), message_id, error))
 
-    def paused(self, reason: str) -> None:
-        """The intake has stopped for this reason; "" for: it goes on."""
-        if reason and not self._paused:
-            self._paused_since = time.time()
-            self._meter.paused()
-        self._paused = reason
+    def paused(self, reason: str) -> float:
+        """The intake has stopped for this reason; since when (Unix time), as it may have before."""
+        with self._guard:
+            if not self._paused:
+                self._paused_since = time.time()
+                self._meter.paused()
+            self._paused = reason
+            return self._paused_since
+
+    def resumed(self) -> float:
+        """The intake goes on; for how many seconds it had stopped, 0 where it had not."""
+        if not self._paused:
+            return 0.0
+        with self._guard:
+            seconds = max(time.time() - self._paused_since, 0.001) if self._paused else 0.0
+            self._paused = ""
+            return seconds
 
     def write(self, *, waiting: int, in_hand: int, stuck: int, ended: Counter[str]) -> None:
         """Replace the file."""
@@ -108,9 +121,11 @@ class Reporter:
         durable.replace(name + ".tmp", name, at=self._state.descriptor)
 
     def remove(self) -> None:
-        """The worker ends."""
-        with contextlib.suppress(OSError):
-            durable.unlink(f"{DIRECTORY}/{self._worker}.json", at=self._state.descriptor)
+        """The worker ends. What its successor after a reload has written already is left alone."""
+        path = os.path.join(self._state.path, DIRECTORY, f"{self._worker}.json")
+        with contextlib.suppress(OSError, msgspec.DecodeError), open(path, "rb") as file:
+            if msgspec.json.decode(file.read(), type=WorkerStatus).pid == os.getpid():
+                durable.unlink(f"{DIRECTORY}/{self._worker}.json", at=self._state.descriptor)
 
     def _length(self, name: str, now: float) -> StateLength:
         descriptor = self._state.states[name]

@@ -8,10 +8,14 @@ state, what goes wrong with the system pauses the intake and is in the log.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
+import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from typing import Final, Literal
@@ -26,6 +30,7 @@ from ..requeue.hold import drop_expired
 from ..requeue.job import Job, Phase
 from ..requeue.ledger import Ledger
 from ..requeue.recovery import recover
+from ..requeue.slots import Slots
 from ..requeue.state import Claim, StateDirectory
 from ..spool.directory import Found
 from ..spool.file_system import file_system_type, is_remote
@@ -35,6 +40,7 @@ from ..spool.watch import Watch
 from .engine import Engine, Why, is_failure
 from .intake import Intake, Item
 from .measure import Meter
+from .obstacles import Obstacle
 from .status import Reporter
 
 #: Seconds; the fault tests shorten it.
@@ -50,8 +56,18 @@ _REPORT_SECONDS: Final = 5.0
 _SWEEP_SECONDS: Final = 60.0
 #: What opening a name says that is no regular file: nothing is wrong with the system.
 _NO_FILE_OF_EXIM: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENOTDIR})
+_CLOSED: Final = frozenset({errno.EACCES, errno.EPERM})
 _GRACE: Final = 2.0
+#: Seconds that a look at a very large directory may take; then the main loop counts as hung.
+_LONGEST_LOOK: Final = 30.0
+_LINES_SHOWN: Final = 4
+#: The part of the descriptors a process may have, and the threads beside our own, that no healthy worker has.
+_FULL: Final = 0.75
+_MOST_THREADS: Final = 256
 _ONCE_PATIENCE: Final = 1.0
+
+#: How the names of threads begin that have messages in hand.
+MESSAGE_THREAD: Final = "respool-message-"
 
 EXIT_DONE, EXIT_FAILED, EXIT_TEMPORARY, EXIT_HUNG = 0, 1, 75, 70
 
@@ -91,8 +107,12 @@ class Worker:
         watch_mode: Literal["auto", "poll"] = "auto",
         meter: Meter | None = None,
         beat: Callable[[], None] | None = None,
+        obstacles: Callable[[], tuple[Obstacle, ...]] = tuple,
+        slots: Slots | None = None,
     ) -> None:
+        self._slots = slots
         self._beat = beat or _nobody_listens
+        self._obstacles = obstacles
         self._in_use = in_use
         self._at_end = at_end
         self._ledger = ledger
@@ -103,6 +123,7 @@ class Worker:
         self._last_success = time.monotonic()
         self._last_trouble = 0.0
         self._probing = threading.Lock()
+        self._failing_looks: set[str] = set()
         self._watch_mode = watch_mode
         self._state, self._source, self._engine = state, source, engine
         self._log = log
@@ -117,6 +138,8 @@ class Worker:
         self._scan_wanted = True
         self._next_scan = 0.0
         self._guard = threading.Lock()
+        self._main_thread = 0
+        self._came_round = time.monotonic()
         self._in_hand: dict[int, tuple[float, str]] = {}
         self._waiting: list[_Waiting] = []
         self._paused_until = 0.0
@@ -134,13 +157,16 @@ class Worker:
 
     def run(self) -> int:
         """Work until stopped, or until nothing is left with once. Returns the exit code."""
+        self._main_thread, self._came_round = threading.get_ident(), time.monotonic()
+        # Before recovery: a message that hung a worker hangs the next one there.
+        threading.Thread(target=self._watch_over, name="watchdog", daemon=True).start()
         self._start_watching()
         self._attempt(self._recover_all)
         threads = [
-            threading.Thread(target=self._serve, name=f"message-{number}") for number in range(self._thread_count)
+            threading.Thread(target=self._serve, name=f"{MESSAGE_THREAD}{number}")
+            for number in range(self._thread_count)
         ]
-        watchdog = threading.Thread(target=self._watch_over, name="watchdog", daemon=True)
-        for thread in (*threads, watchdog):
+        for thread in threads:
             thread.start()
         try:
             while not self._stopping.is_set():
@@ -160,7 +186,7 @@ class Worker:
             if self._watch is not None:
                 self._watch.stop()
         for waiting in self._waiting:
-            waiting.job.close()
+            self._engine.let_go(waiting.job)
         if self._ledger is not None:
             self._ledger.close()
         if self._waiting or self._left:
@@ -201,8 +227,7 @@ class Worker:
         self._wake.set()
 
     def _tick(self) -> None:
-        self._beat()
-        now = time.monotonic()
+        now = self._came_round = time.monotonic()
         if self._watch is not None and not self._watch.is_alive():
             self._log.error("watch.died", action="started again")
             self._watch.stop()
@@ -217,19 +242,28 @@ class Worker:
             self._attempt(self._scan)
             self._attempt(self._retry_deferred)
             self._attempt(self._recover_all)
+            if self._failing_looks:
+                self._next_scan = now + min(_PAUSE, self._scan_seconds)
         self._go_on_waiting(now)
+        if self._is_in_trouble() and now >= self._paused_until and self._is_idle():
+            # No message is there to try with, and every look has gone well since.
+            self._succeed()
+        self._check_leaks()
         if now >= self._next_report:
             self._next_report = now + _REPORT_SECONDS
             self._report()
         if self._is_first and now >= self._next_sweep:
-            self._next_sweep = now + _SWEEP_SECONDS
             self._attempt(self._sweep)
+            self._next_sweep = now + (_PAUSE if self._failing_looks else _SWEEP_SECONDS)
 
     def _attempt(self, look: Callable[[], None]) -> None:
         try:
             look()
         except OSError as error:
+            self._failing_looks.add(look.__name__)
             self._pause(error)
+        else:
+            self._failing_looks.discard(look.__name__)
 
     def _scan(self) -> None:
         now = time.monotonic()
@@ -327,6 +361,11 @@ class Worker:
     def _is_in_trouble(self) -> bool:
         return self._last_trouble > self._last_success
 
+    def _is_idle(self) -> bool:
+        with self._guard:
+            is_busy = bool(self._in_hand or self._waiting)
+        return not is_busy and not self._failing_looks and not self._intake.waiting()
+
     def _troubled(self) -> int:
         with self._guard:
             return sum(1 for waiting in self._waiting if waiting.failures)
@@ -348,7 +387,7 @@ class Worker:
 
     def _claim(self, found: Found, wait: float) -> None:
         try:
-            job = take(self._state, self._source, found)
+            job = take(self._state, self._source, found, self._slots)
         except ConflictError as error:
             if self._once and wait > _ONCE_PATIENCE:
                 self._log.warning("message.locked", id=str(found.id), holder=error.holder)
@@ -361,6 +400,11 @@ class Worker:
             if error.errno in _NO_FILE_OF_EXIM:
                 self._log.error("message.unreadable", id=str(found.id), error=error)
                 self._leave(found)
+                return
+            if error.errno in _CLOSED and not self._once and not self._obstacles():
+                # The directories are open to us, so it is this file: it may not stop the rest.
+                self._log.error("message.unreadable", id=str(found.id), error=error)
+                self._intake.again(found, _LONGEST_PAUSE)
                 return
             self._pause(error, str(found.id))
             if self._once:
@@ -400,13 +444,16 @@ class Worker:
                 with self._guard:
                     self.ended[state] += 1
         finally:
-            self._beat()
+            if me == self._main_thread:
+                self._came_round = time.monotonic()
             with self._guard:
                 self._in_hand.pop(me, None)
 
     def _succeed(self) -> None:
         self._last_success = time.monotonic()
-        self._reporter.paused("")
+        seconds = self._reporter.resumed()
+        if seconds:
+            self._log.info("intake.resumed", seconds=round(seconds, 1))
 
     def _fail(self, job: Job, error: Exception, before: _Waiting | None) -> None:
         """The system, or a part of it that concerns this message, can't go on.
@@ -436,6 +483,7 @@ class Worker:
         self._keep(_Waiting(job, now + wait, wait, failures, first))
 
     def _keep(self, waiting: _Waiting) -> None:
+        waiting.job.is_fresh = False
         with self._guard:
             self._waiting.append(waiting)
         self._wake.set()
@@ -451,9 +499,13 @@ class Worker:
         """Trouble with the system itself: take nothing new for a while."""
         self._last_trouble = time.monotonic()
         self._paused_until = self._last_trouble + _PAUSE
+        obstacles = self._obstacles()
         self._reporter.failed(str(error), message_id)
-        self._reporter.paused(str(error))
-        self._log.error("intake.paused", error=error, id=message_id or None, seconds=_PAUSE)
+        since = self._reporter.paused("; ".join(map(str, obstacles)) or str(error))
+        self._log.error(
+            "intake.paused", error=error, id=message_id or None, seconds=_PAUSE, since=round(since, 3),
+            obstacles=[str(one) for one in obstacles], advice=[one.advice for one in obstacles],
+        )  # fmt: skip
 
     def _is_drained(self) -> bool:
         with self._guard:
@@ -463,18 +515,66 @@ class Worker:
                 return all(waiting.wait >= _ONCE_PATIENCE for waiting in self._waiting)
         return self._intake.waiting() == 0
 
+    def _check_leaks(self) -> None:
+        """End this worker, for another to be started, where a processor keeps open or running what it should not."""
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        threads = threading.active_count() - self._thread_count
+        targets: Counter[str] = Counter()
+        try:
+            descriptors = os.listdir("/proc/self/fd")
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                return
+            # Not even one for looking is left: then they are 0 to limit, or there about.
+            descriptors = [str(number) for number in range(limit)]
+        if len(descriptors) < limit * _FULL and threads < _MOST_THREADS:
+            return
+        for descriptor in descriptors:
+            with contextlib.suppress(OSError):
+                targets[os.readlink(f"/proc/self/fd/{descriptor}").partition(":")[0]] += 1
+        self._log.error(
+            "worker.leaking", descriptors=len(descriptors), limit=limit, threads=threads,
+            most=", ".join(f"{target} {count} times" for target, count in targets.most_common(3)),
+            action="ends and is started again",
+        )  # fmt: skip
+        self.stop()
+
     def _watch_over(self) -> None:
         while not self._ended.wait(1.0):
             self._check_hung()
+            if self._is_coming_round():
+                self._beat()
+
+    def _is_coming_round(self) -> bool:
+        """Whether the main loop is not hung; while a message is in its hand that has a deadline of its own."""
+        with self._guard:
+            is_in_hand = self._main_thread in self._in_hand
+        is_looking = time.monotonic() - self._came_round <= _LONGEST_LOOK
+        return is_looking or is_in_hand or self._stopping.is_set()
 
     def _check_hung(self) -> None:
         """A processor that hangs costs its worker, whose jobs another one finishes."""
         now = time.monotonic()
         with self._guard:
-            hung = [message for since, message in self._in_hand.values() if now - since > self._hung_after]
+            hung = [
+                (thread, message)
+                for thread, (since, message) in self._in_hand.items()
+                if now - since > self._hung_after
+            ]
         if hung:
-            self._log.error("worker.hung", id=hung[0], seconds=self._hung_after)
+            thread, message = hung[0]
+            self._log.error(
+                "worker.hung", id=message, seconds=self._hung_after, processor=self._engine.running(thread) or None,
+                where=_where(thread),
+            )  # fmt: skip
             os._exit(EXIT_HUNG)
+
+
+def _where(thread: int) -> str:
+    """The innermost lines that a thread is at, for whoever has to find out what it waits for."""
+    frame = sys._current_frames().get(thread)
+    lines = traceback.extract_stack(frame)[-_LINES_SHOWN:] if frame is not None else []
+    return " < ".join(f"{line.filename}:{line.lineno} {line.name}" for line in reversed(lines))
 
 
 def _nobody_listens() -> None:

@@ -81,10 +81,10 @@ class Recipient(Struct, frozen=True, kw_only=True, gc=False):
 class Header(Struct, frozen=True, gc=False):
     """One header field: Exim's type letter and the raw text with every LF.
 
-    flag is one of `` FTCBIPRS`` or ``*`` (deleted or replaced: kept for the record,
-    never sent, never counted). raw is name, colon, value, continuation lines and the
-    final LF, exactly as stored. lead is what stood before raw where that was not the
-    usual ``%03d%c `` with its length (spool_out.c), else empty.
+    flag is a blank, one of ``FTCBIPRS``, or ``*`` (deleted or replaced: kept for the
+    record, never sent, never counted). raw is name, colon, value, continuation lines and
+    the final LF, exactly as stored. lead is what stood before raw where that was not the
+    usual ``%03d%c`` and a blank, with its length (spool_out.c), else empty.
     """
 
     flag: str

@@ -19,11 +19,22 @@ def file_system_type(descriptor: int) -> str:
 
     Not by its device number, which btrfs and overlays make up. Source: proc(5), mountinfo and fdinfo.
     """
+    mount = mount_id(descriptor)
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+            return next((_type_of(line) for line in mounts if line.split(" ", 1)[0] == mount), "")
+    except OSError:
+        return ""
+
+
+def mount_id(descriptor: int) -> str:
+    """The mount that an open file lies in; "" where the kernel does not say.
+
+    rename(2) and link(2) refuse to cross from one mount to another (EXDEV), be they of one file system.
+    """
     try:
         with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as info:
-            mount_id = next((line.split()[1] for line in info if line.startswith("mnt_id:")), None)
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-            return next((_type_of(line) for line in mounts if line.split(" ", 1)[0] == mount_id), "")
+            return next((line.split()[1] for line in info if line.startswith("mnt_id:")), "")
     except OSError:
         return ""
 

@@ -13,12 +13,16 @@ import errno
 import fcntl
 import os
 import struct
+import time
+from typing import Final
 
 from .ids import MessageId
 
+_POLL_SECONDS: Final = 0.05
 
-def _flock(kind: int, length: int) -> bytes:
-    return struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, length, 0)
+
+def _flock(kind: int, length: int, start: int = 0) -> bytes:
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0)
 
 
 def lock_message(descriptor: int, message_id: MessageId) -> bool:
@@ -36,13 +40,17 @@ def lock_file(descriptor: int) -> bool:
     return _try_lock(descriptor, _flock(fcntl.F_WRLCK, 0))
 
 
-def lock_number(descriptor: int, number: int) -> None:
-    """Wait for the lock of this number in a lock file of respool's own; it ends with the descriptor.
+def lock_number(descriptor: int, number: int, patience_seconds: float) -> bool:
+    """Wait so long for the lock of this number in a lock file of respool's own; it ends with the descriptor.
 
-    Over NFS, too: the lock of a machine that died ends with its lease.
+    Over NFS, too: the lock of a machine that died ends with its lease. False where somebody keeps it.
     """
-    request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
-    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, request)
+    give_up = time.monotonic() + patience_seconds
+    while not _try_lock(descriptor, _flock(fcntl.F_WRLCK, 1, number)):
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
 
 
 def lock_directory(descriptor: int) -> bool:

@@ -10,7 +10,8 @@ import msgspec
 
 from respool.sidecar import log
 from respool.sidecar.config import SmtpRequeue
-from respool.sidecar.supervisor import make_worker, prepare
+from respool.sidecar.preparation import prepare
+from respool.sidecar.worker_setup import make_worker
 from respool.spool.body import BytesBody
 from respool.spool.directive import Directive
 from respool.spool.editing import with_body

@@ -93,31 +93,33 @@ def results_field(state: str) -> bytes:
 def make_cases(key: RSAPrivateKey, now: int) -> list[Case]:
     """The messages, signed and sealed at now."""
     maker = random.Random(1)
+    sets = [0 if number % 2 else 1 + number // 2 % 2 for number in range(len(SIZES))]
+    return [make_case(number, size, sets[number], key, now, maker) for number, size in enumerate(SIZES)]
+
+
+def make_case(number: int, size: int, sets: int, key: RSAPrivateKey, now: int, maker: random.Random) -> Case:
+    """One message with a body of size bytes, a DKIM signature and that many ARC sets."""
     signing_key = SigningKey(key)
     sealer = Sealer(authserv_id=AUTHSERV_ID, domain=SEALING_DOMAIN, selector=SELECTOR, key=signing_key)
     signer = DkimSigner(domain=SIGNING_DOMAIN, selector=SELECTOR, key=signing_key)
     resolver: Any = StubDns(zone(key))
-    cases: list[Case] = []
-    for number, size in enumerate(SIZES):
-        author = f"mail.{SIGNING_DOMAIN}" if number % 4 == 0 else SIGNING_DOMAIN
-        fields: tuple[bytes, ...] = (
-            *[b"Received: from h%d.example ([192.0.2.%d])\n\tby mx.example.net; a date\n" % (n, n) for n in range(4)],
-            f"From: Ann Example <ann@{author}>\n".encode(),
-            b"To: Bob <bob@example.net>\n",
-            b"Subject: message number %d, with a subject of the usual length\n" % number,
-            b"Date: Tue, 14 Nov 2023 22:13:20 +0000\n",
-            b"Message-ID: <%d@example.org>\n" % number,
-            b"MIME-Version: 1.0\n",
-            b"Content-Type: text/plain; charset=utf-8\n",
-            b"X-Mailer: a mailer of the usual kind\n",
-        )
-        body = _text_body(size, maker)
-        fields = (sign(AuthenticatedMessage(fields, BytesBody(body)), signer, now=now).raw, *fields)
-        sets = 0 if number % 2 else 1 + number // 2 % 2
-        for instance in range(sets):
-            before = AuthenticatedMessage((results_field("pass" if instance else "none"), *fields), BytesBody(body))
-            made = seal(before, verify_signatures(before, resolver, now=now)[1], sealer, now=now)
-            assert not isinstance(made, NotSealed)
-            fields = (*[header.raw for header in made.headers], *fields)
-        cases.append(Case(number, fields, body, sets))
-    return cases
+    author = f"mail.{SIGNING_DOMAIN}" if number % 4 == 0 else SIGNING_DOMAIN
+    fields: tuple[bytes, ...] = (
+        *[b"Received: from h%d.example ([192.0.2.%d])\n\tby mx.example.net; a date\n" % (n, n) for n in range(4)],
+        f"From: Ann Example <ann@{author}>\n".encode(),
+        b"To: Bob <bob@example.net>\n",
+        b"Subject: message number %d, with a subject of the usual length\n" % number,
+        b"Date: Tue, 14 Nov 2023 22:13:20 +0000\n",
+        b"Message-ID: <%d@example.org>\n" % number,
+        b"MIME-Version: 1.0\n",
+        b"Content-Type: text/plain; charset=utf-8\n",
+        b"X-Mailer: a mailer of the usual kind\n",
+    )
+    body = _text_body(size, maker)
+    fields = (sign(AuthenticatedMessage(fields, BytesBody(body)), signer, now=now).raw, *fields)
+    for instance in range(sets):
+        before = AuthenticatedMessage((results_field("pass" if instance else "none"), *fields), BytesBody(body))
+        made = seal(before, verify_signatures(before, resolver, now=now)[1], sealer, now=now)
+        assert not isinstance(made, NotSealed)
+        fields = (*[header.raw for header in made.headers], *fields)
+    return Case(number, fields, body, sets)

@@ -17,25 +17,33 @@ from typing import Final
 import click
 
 from ...errors import ConfigError, RespoolError, TemporaryError
+from .examples import epilog
 
 EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
 EXIT_TEMPORARY: Final = 75
 EXIT_CONFIG: Final = 78
+
+#: A name that was given stands for nothing that can be used.
+_WRONG_NAME: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, FileExistsError)
 
 #: Command -> module of this package and object in it; a module is imported when its command is called.
 COMMANDS: Final = {
     "auth": "auth:auth",
     "batch": "batch:batch",
     "check": "check:check",
+    "completion": "completion:completion",
     "config": "config:config",
     "deferred": "deferred:deferred",
     "demo": "demo:demo",
     "dmarc": "dmarc:dmarc",
+    "doctor": "doctor:doctor",
     "exim-config": "exim_config:exim_config",
     "held": "held:held",
     "ledger": "ledger:ledger",
     "list": "mailq:list_messages",
     "lookup": "tables:lookup",
+    "plugin": "plugin:plugin",
     "run": "run:run",
     "seal": "seal:seal",
     "show": "show:show",
@@ -44,6 +52,10 @@ COMMANDS: Final = {
     "table": "tables:table",
     "web": "web:web",
 }
+
+
+#: Parameters so named are paths, and completed as such.
+_FILES: Final = frozenset({"FILE", "PATH", "DIR", "SRC", "DEST", "D"})
 
 
 class _Commands(click.Group):
@@ -57,7 +69,7 @@ class _Commands(click.Group):
             return None
         module, name = COMMANDS[cmd_name].split(":")
         command: click.Command = getattr(importlib.import_module(f".{module}", __name__), name)
-        _keep_lines(command)
+        _prepare(command, cmd_name)
         return command
 
     def resolve_command(
@@ -72,11 +84,18 @@ class _Commands(click.Group):
             raise
 
 
-def _keep_lines(command: click.Command) -> None:
-    r"""Make of ``\b`` in help texts, which are raw strings, the backspace by which click leaves lines as they are."""
+def _prepare(command: click.Command, words: str) -> None:
+    r"""Put examples into the help, and let files be completed.
+
+    Of ``\b`` in help texts, which are raw strings, becomes the backspace by which click leaves lines as they are.
+    """
     command.help = (command.help or "").replace("\\b\n", "\b\n")
+    command.epilog = epilog(words) or command.epilog
+    for parameter in command.params:
+        if parameter.type is click.STRING and (parameter.metavar or (parameter.name or "").upper()) in _FILES:
+            parameter.type = click.Path()
     for inner in command.commands.values() if isinstance(command, click.Group) else ():
-        _keep_lines(inner)
+        _prepare(inner, f"{words} {inner.name}")
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -99,6 +118,9 @@ def main() -> None:
         # The reader of our output has gone; there is nobody to tell.
         sys.stderr.close()
         sys.exit(EXIT_FAILED)
+    except OSError as error:
+        where = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        _fail(RespoolError(where), EXIT_USAGE if isinstance(error, _WRONG_NAME) else EXIT_TEMPORARY)
 
 
 def _fail(error: RespoolError, code: int) -> None:

@@ -11,8 +11,8 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator
-from typing import Final
+from collections.abc import Callable, Generator, Iterator
+from typing import IO, Final
 
 import click
 import msgspec
@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ...errors import ConfigError
 from ...spool.directory import Found
 from .. import batch as archive
-from .. import difference, log
+from .. import batch_workers, difference, log
 from ..config import BatchConfig, errors_of, load
 from ..pipeline_setup import build_steps, make_resolver
 from ..retrace import open_recipients, retrace, step_document
@@ -43,6 +44,13 @@ _STYLES: Final = {"written": "green", "discarded": "yellow", "deferred": "yellow
 @click.option("--dry-run", is_flag=True, help="Write nothing; show what would become of each message.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line for each message on standard output.")
+@click.option(
+    "--report",
+    "report_file",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="One JSON line for each message into FILE; with --resume at its end.",
+)
 def batch(
     source: str,
     destination: str | None,
@@ -53,15 +61,20 @@ def batch(
     dry_run: bool,
     resume: bool,
     as_json: bool,
+    report_file: str | None,
 ) -> None:
     r"""Reprocess the archive of spool files in SRC into DEST.
 
     SRC is only read. DEST is made, with the names and the layout of SRC. Without
     processors the pairs come out byte for byte. DEST may be left out with --dry-run.
 
+    What processors do besides, such as lines of a DMARC history, is done for each message
+    once it is written, as by the sidecar. After an interruption it may be done twice.
+
     \b
     Exit codes: 0 all written or discarded; 1 some deferred, held, corrupt or failed;
-    75 a worker process died, or the cluster was lost: go on with --resume.
+    75 no worker could be started, or the cluster was lost: go on with --resume.
+    A message whose worker dies of it twice, or hangs, is one of those that failed.
     """
     if destination is None and not dry_run:
         raise click.UsageError("Missing argument 'DEST'.")
@@ -74,14 +87,15 @@ def batch(
     with errors_of(config_file or ""):
         build_steps(config.processor)
         make_resolver(config.dns)
-    if dry_run:
-        work = archive.survey(source, "", resume=False, dry_run=True)
-        counts = _dry_run(source, config, work, as_json=as_json)
-    else:
-        place = destination or ""
-        with archive.own(place):
-            work = archive.survey(source, place, resume=resume, dry_run=False, shared=address is not None)
-            counts = _run(source, place, config, work, workers or config.workers, address, as_json=as_json)
+    with _lines_to(report_file, as_json=as_json, resume=resume) as write:
+        if dry_run:
+            work = archive.survey(source, "", resume=False, dry_run=True)
+            counts = _dry_run(source, config, work, write, as_json=as_json)
+        else:
+            place = destination or ""
+            with archive.own(place):
+                work = archive.survey(source, place, resume=resume, dry_run=False, shared=address is not None)
+                counts = _run(source, place, config, work, workers or config.workers, address, write)
     sys.exit(1 if any(counts[state] for state in _FAILED) else 0)
 
 
@@ -92,8 +106,7 @@ def _run(
     work: list[Found],
     workers: int,
     address: str | None,
-    *,
-    as_json: bool,
+    write: Callable[[bytes], None],
 ) -> Counter[str]:
     console = Console(stderr=True, highlight=False)
     counts: Counter[str] = Counter()
@@ -115,10 +128,10 @@ def _run(
             counts[report.state] += 1
             size += report.bytes
             progress.advance(task)
-            if as_json:
-                sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
+            write(msgspec.json.encode(report) + b"\n")
             if report.state in _FAILED:
-                progress.console.print(f"{report.id}: {report.state}: {escape(report.reason)}", markup=False)
+                line = f"{report.id}: {report.state}: {escape(report.reason)}"
+                progress.console.print(line, markup=False, soft_wrap=True)
     archive.finish(destination)
     seconds = time.monotonic() - started
     console.print(
@@ -131,7 +144,7 @@ def _reports(
     source: str, destination: str, config: BatchConfig, work: list[Found], workers: int, address: str | None
 ) -> Generator[archive.Report]:
     if address is None:
-        return archive.run(source, destination, config, work, workers)
+        return batch_workers.run(source, destination, config, work, workers)
     from ..cluster import run
 
     # The workers have their own idea of where they are.
@@ -146,7 +159,38 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.0f}/s" if task.speed else "", "dim")
 
 
-def _dry_run(source: str, config: BatchConfig, work: list[Found], *, as_json: bool) -> Counter[str]:
+@contextlib.contextmanager
+def _lines_to(report_file: str | None, *, as_json: bool, resume: bool) -> Generator[Callable[[bytes], None]]:
+    """Where JSON lines go: standard output, the file of --report, both, or nowhere. Raises ConfigError."""
+    with contextlib.ExitStack() as opened:
+        files: list[IO[bytes]] = [sys.stdout.buffer] if as_json else []
+        if report_file is not None:
+            try:
+                # A line at a time: after a kill the file holds whole lines, but perhaps for the last.
+                files.append(opened.enter_context(open(report_file, "ab" if resume else "wb", buffering=0)))
+                if resume:
+                    _end_line(report_file, files[-1])
+            except OSError as error:
+                raise ConfigError(f"{report_file}: {error.strerror}") from error
+
+        def write(line: bytes) -> None:
+            for file in files:
+                file.write(line)
+
+        yield write
+
+
+def _end_line(path: str, file: IO[bytes]) -> None:
+    """End the line that a kill has torn, so that the next one is whole."""
+    with open(path, "rb") as reading:
+        size = reading.seek(0, os.SEEK_END)
+        if size and os.pread(reading.fileno(), 1, size - 1) != b"\n":
+            file.write(b"\n")
+
+
+def _dry_run(
+    source: str, config: BatchConfig, work: list[Found], write: Callable[[bytes], None], *, as_json: bool
+) -> Counter[str]:
     """Show what would become of each message, one after the other."""
     counts: Counter[str] = Counter()
     console = output()
@@ -155,9 +199,8 @@ def _dry_run(source: str, config: BatchConfig, work: list[Found], *, as_json: bo
         for found in work:
             handled = run.process(found)
             counts[handled.report.state] += 1
-            if as_json:
-                sys.stdout.buffer.write(_document(handled, run.step_count) + b"\n")
-            else:
+            write(_document(handled, run.step_count) + b"\n")
+            if not as_json:
                 for line in _lines(handled, run.step_count):
                     console.print(line)
     sys.stdout.flush()
@@ -187,6 +230,8 @@ def _lines(handled: archive.Handled, step_count: int) -> Iterator[Text]:
             yield Text("    unchanged", "dim")
         for text in difference.render(changes):
             yield Text("    ").append_text(text)
+    for effect in handled.effects:
+        yield Text(f"  afterwards {escape(effect.processor)}: {escape(effect.kind)}", "dim")
     yield Text()
 
 
@@ -211,5 +256,6 @@ def _document(handled: archive.Handled, step_count: int) -> bytes:
                 }
                 for made in handled.after
             ],
+            "effects": [{"processor": effect.processor, "kind": effect.kind} for effect in handled.effects],
         }
     )

@@ -32,9 +32,6 @@ def exim_config(config_file: str, *, directory: str | None) -> None:
 
     These are the parts that respool is tested with, for a named queue or for an export
     directory as FILE says, with its names filled in. Each says where it belongs.
-
-    \b
-    Example: respool exim-config -c /etc/respool/respool.toml --write /etc/respool/exim
     """
     with errors_of(config_file):
         parts = recipe(load(config_file, Config))

@@ -51,7 +51,8 @@ def show(config_file: str, name: str, *, as_json: bool) -> None:
 def release(config_file: str, names: tuple[str, ...], *, all_of_them: bool, as_is: bool) -> None:
     """Let messages go: processed again, with the hold overridden by which they are here.
 
-    A running sidecar takes them up at its next scan.
+    A running sidecar takes them up at its next scan. Where a processor has failed, that is
+    tried again, and the message held again if it fails again.
     """
     with opened(config_file) as (_, state):
         for claim in chosen(state, "held", names, all_of_them=all_of_them):

@@ -5,13 +5,15 @@ Diagnostics: ConfigError before anything is touched; afterwards an exit code.
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import click
 
 from .. import log
 from ..config import Config, errors_of, load
-from ..supervisor import Supervisor, prepare
+from ..preparation import prepare
+from ..supervisor import Supervisor
 
 
 @click.command()
@@ -23,16 +25,18 @@ def run(config_file: str, *, once: bool, trace: bool) -> None:
 
     Messages in hand are finished first; what a kill interrupts, the next start finishes.
 
+    SIGHUP: read FILE, keys and tables again and go on with all of it, or, if any of it
+    can't be used, with all of the old. state_directory, source and the place of requeue
+    can't change.
+
     \b
     Exit codes with --once: 0 all requeued; 1 some deferred, held or corrupt;
     75 some locked by Exim, try again.
     """
+    # From here on it asks for a reload, and one that comes too early must not end us.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
     config = load(config_file, Config)
     log.configure()
     with errors_of(config_file):
         prepared = prepare(config)
-    try:
-        code = Supervisor(prepared, log.get(), once=once, trace=trace).run()
-    finally:
-        prepared.close()
-    sys.exit(code)
+    sys.exit(Supervisor(prepared, log.get(), once=once, trace=trace, config_file=config_file).run())

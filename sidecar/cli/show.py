@@ -162,7 +162,7 @@ def _print_headers(console: Console, headers: tuple[Header, ...]) -> None:
     console.print(Text("Headers", style="bold"))
     for header in headers:
         name, colon, value = header.raw.removesuffix(b"\n").partition(b":")
-        line = Text(f"  {terminal.escape(header.flag)} ", style="dim")
+        line = Text.assemble((f"  {terminal.escape(header.flag)} ", "dim"))
         style = "dim strike" if header.flag == "*" else "cyan"
         line.append(terminal.escape(name) + colon.decode(), style=style)
         shown = [terminal.escape_lines(part) for part in value.split(b"\n")]

@@ -18,7 +18,6 @@ from typing import Final
 
 import click
 import msgspec
-from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -27,6 +26,7 @@ from rich.text import Text
 
 from ...errors import TemporaryError
 from ..config import Config, load
+from ..obstacles import Obstacle
 from ..overview import Condition, Overview, ProcessorFigures, look
 from . import terminal
 
@@ -134,13 +134,13 @@ _sleep, _wait_for_key = _Wait(), _WaitForKey()
 
 
 def _view(overview: Overview, *, framed: bool) -> RenderableType:
-    parts: list[RenderableType] = [
-        _queues(overview),
-        Text(),
-        _throughput(overview),
-        Text(),
-        Columns([_workers(overview), _processors(overview)], padding=(0, 4)),
-    ]
+    parts: list[RenderableType] = [_queues(overview)]
+    if overview.obstacles:
+        parts = [*map(_obstacle, overview.obstacles), Text(), *parts]
+    if overview.workers:
+        parts += [Text(), _throughput(overview), Text(), _workers(overview)]
+    if overview.processors:
+        parts += [Text(), _processors(overview)]
     if overview.troubles:
         parts += [Text(), _troubles(overview)]
     if not framed:
@@ -150,13 +150,20 @@ def _view(overview: Overview, *, framed: bool) -> RenderableType:
 
 
 def _headline(overview: Overview) -> Text:
-    line = Text("respool  ", style="bold")
+    line = Text.assemble(("respool  ", "bold"))
     line.append(f"● {overview.condition}", style=_COLOURS[overview.condition])
-    reasons = {report.paused for report in overview.workers if report.paused}
-    for reason in sorted(reasons):
+    if overview.paused_since:
+        line.append(f" for {duration(overview.time - overview.paused_since)}")
+    # What a worker ran into is shown below as it is now, if it still is.
+    shown = {"", "; ".join(map(str, overview.obstacles))}
+    for reason in sorted({report.paused for report in overview.workers} - shown):
         line.append(" (").append_text(terminal.plain(reason)).append(")")
     line.append(f"  {time.strftime('%H:%M:%S', time.localtime(overview.time))}", style="dim")
     return line
+
+
+def _obstacle(obstacle: Obstacle) -> Text:
+    return terminal.plain(str(obstacle), "red").append(f": {terminal.escape(obstacle.advice)}", style="")
 
 
 def _queues(overview: Overview) -> Table:
@@ -177,8 +184,8 @@ def _queues(overview: Overview) -> Table:
 
 
 def _throughput(overview: Overview) -> Text:
-    line = Text(f"{overview.per_second:.1f} messages/s", style="bold")
-    line.append(f"   the last hour, {sum(overview.minutes):,} messages:  ", style="dim")
+    line = Text.assemble((f"{overview.per_second:.1f} messages/s", "bold"))
+    line.append(f"   the last hour, {sum(overview.minutes):,} messages:\n", style="dim")
     line.append(sparkline(overview.minutes), style="cyan").append("\n")
     shown = "   ".join(f"{count:,} {state}" for state, count in sorted(overview.ended.items())) or "no message yet"
     line.append(f"since the start: {shown}", style="dim").append("\n")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import click
 
 from respool.sidecar.cli import cli
+from respool.sidecar.cli.examples import EXAMPLES
 
 PREAMBLE = """\
 # The command line
@@ -64,6 +65,9 @@ def section(path: str, command: click.Command) -> str:
         lines += ["| option | |", "|---|---|"]
         lines += [f"| `{name}` | {cell(help_text)} |" for _, (name, help_text) in rows if "--help" not in name]
         lines.append("")
+    examples = EXAMPLES.get(path.removeprefix("respool "), ())
+    if examples:
+        lines += ["```", *(line for what, how in examples for line in (f"# {what}", f"respool {how}")), "```", ""]
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
-"""The tables of settings in docs/processors, made from the structs: ``python -m tests.docs.settings`` writes them.
+"""docs/settings.md and the tables in docs/processors, made from the structs: ``python -m tests.docs.settings`` writes them.
 
-A page that is not there is begun with what the processor's module says of itself.
+A processor's page that is not there is begun with what its module says of itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from msgspec import Struct
 from msgspec.inspect import Field
 
 from respool.processors import registry
+from respool.processors.conditions import When
 from respool.sidecar import config_example as example
+from respool.sidecar.config import Config, ProcessorEntry
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "processors"
 BEGIN, END = "<!-- settings: made by python -m tests.docs.settings -->", "<!-- end of settings -->"
@@ -36,16 +38,20 @@ def rows(struct: type[Struct], prefix: str) -> Iterator[str]:
     assert isinstance(info, msgspec.inspect.StructType)
     for field in info.fields:
         inner = example._rows(field)
-        yield f"| `{prefix}{field.encode_name}` | {default(field)} | {cell(example._description(field))} |"
+        yield row(field, prefix)
         if inner is not None:
             yield from rows(inner.cls, f"{prefix}{field.encode_name}[].")
+
+
+def row(field: Field, prefix: str) -> str:
+    return f"| `{prefix}{field.encode_name}` | {default(field)} | {cell(example._description(field))} |"
 
 
 def default(field: Field) -> str:
     if field.required:
         return "required"
     if field.default is msgspec.NODEFAULT:
-        return "none"
+        return "of this machine" if inspect.isfunction(field.default_factory) else "none"
     value: Any = field.default
     if value is None:
         return "none"
@@ -84,6 +90,45 @@ Phase: *{phase}*.
 """
 
 
+PREAMBLE = """\
+# All settings
+
+Made from the structs that decode the file, as is what `respool config example` prints. [Configuration](configuration.md) explains
+how they belong together; the settings of each processor are on [its own page](processors.md).
+"""
+
+
+def document() -> str:
+    """All of docs/settings.md."""
+    parts = [PREAMBLE, *part("The top of the file", Config)]
+    for field in example._fields(Config):
+        kind = example._bare(field.type)
+        kinds = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
+        for one in kinds:
+            if isinstance(one, msgspec.inspect.StructType):
+                tag = f" with `{one.tag_field} = {example._toml(one.tag)}`" if one.tag else ""
+                parts += part(f"`[{field.encode_name}]`{tag}", one.cls)
+    parts += part("`[[processor]]`", ProcessorEntry)
+    parts += part("`when` of a processor", When)
+    return "\n".join(parts)
+
+
+def part(heading: str, struct: type[Struct]) -> Iterator[str]:
+    """One table of the file, without the tables within it."""
+    own = [field for field in example._fields(struct) if not is_table(field)]
+    about = example._first_line(struct).replace("``", "`")
+    yield f"## {heading}\n\n{about}\n"
+    yield "\n".join(["| setting | default | |", "|---|---|---|", *(row(field, "") for field in own), ""])
+
+
+def is_table(field: Field) -> bool:
+    kind = example._bare(field.type)
+    kinds = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
+    own_place = field.encode_name == "processor" or any(isinstance(one, msgspec.inspect.StructType) for one in kinds)
+    return own_place and field.encode_name != "when"
+
+
 if __name__ == "__main__":
+    (PAGES.parent / "settings.md").write_text(document())
     for known in sys.argv[1:] or sorted(registry.known()):
         (PAGES / f"{known}.md").write_text(page(known))

@@ -16,7 +16,7 @@ from respool.errors import RespoolError
 from respool.processors import registry
 from respool.sidecar.config import Config
 
-from .command_line import document
+from . import api, command_line, settings
 from .settings import page
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -99,9 +99,37 @@ def test_every_error_is_explained() -> None:
 
 
 def test_the_command_line_is_what_its_page_says() -> None:
-    assert (CHECKOUT / "docs" / "command-line.md").read_text() == document(), (
+    assert (CHECKOUT / "docs" / "command-line.md").read_text() == command_line.document(), (
         "python -m tests.docs.command_line > docs/command-line.md"
     )
+
+
+def test_the_public_names_are_what_their_page_says() -> None:
+    assert (CHECKOUT / "docs" / "api.md").read_text() == api.document(), "python -m tests.docs.api > docs/api.md"
+
+
+def test_the_settings_are_what_their_page_says() -> None:
+    assert (CHECKOUT / "docs" / "settings.md").read_text() == settings.document(), "python -m tests.docs.settings"
+
+
+def test_every_metric_is_explained_and_no_other() -> None:
+    page = (CHECKOUT / "docs" / "metrics.md").read_text()
+    documented = re.findall(r"(?m)^\| `(respool_\w+)` \|", page)
+    source = "".join((CHECKOUT / "sidecar" / name).read_text() for name in ("metrics.py", "measure.py"))
+    counters = set(re.findall(r'CounterMetricFamily\(\s*"(respool_\w+)"', source))
+    others = set(re.findall(r'"(respool_\w+)"', source)) - counters
+    assert sorted(documented) == sorted(others | {f"{name}_total" for name in counters})
+
+
+def test_every_alert_has_a_first_look() -> None:
+    rules = (CHECKOUT / "samples" / "prometheus" / "respool.rules.yml").read_text()
+    page = (CHECKOUT / "docs" / "operating.md").read_text()
+    assert set(re.findall(r"- alert: (\w+)", rules)) == set(re.findall(r"`(Respool\w+)`", page))
+
+
+def test_no_event_is_explained_twice() -> None:
+    rows = re.findall(r"(?m)^\| `([a-z_]+\.[a-z_]+)` \|", (CHECKOUT / "docs" / "log-events.md").read_text())
+    assert [row for row in rows if rows.count(row) > 1] == []
 
 
 def test_links_lead_somewhere() -> None:

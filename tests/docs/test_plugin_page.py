@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import respool
+from respool import testing
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "plugins.md"
 
 
 def test_the_example_and_its_test(tmp_path: Path) -> None:
-    plugin, test = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    plugin, test, _ = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (tmp_path / "stamp_checked.py").write_text(plugin)
     (tmp_path / "test_stamp_checked.py").write_text(test)
     done = subprocess.run(
@@ -23,7 +26,7 @@ def test_the_example_and_its_test(tmp_path: Path) -> None:
 
 
 def test_it_loads_as_a_single_file(tmp_path: Path) -> None:
-    plugin, _ = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    plugin, _, _ = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     file = tmp_path / "stamp_checked.py"
     file.write_text(plugin)
     file.chmod(0o644)
@@ -42,3 +45,15 @@ def test_it_loads_as_a_single_file(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "StampChecked" in done.stdout
+
+
+def test_every_public_name_is_there_and_the_block_with_them_runs(tmp_path: Path) -> None:
+    text = PAGE.read_text()
+    for name in (*respool.__all__, *testing.__all__):
+        assert re.search(rf"\b{name}\b", text), name
+    (tmp_path / "everything.py").write_text(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[2])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "everything.py"],
+        capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

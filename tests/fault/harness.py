@@ -20,12 +20,13 @@ from typing import Any, Literal
 import lmdb
 from msgspec import Struct
 
-from respool import ConfigError
+from respool import ConfigError, TemporaryError
 from respool.requeue import durable, ledger
 from respool.requeue.state import STATES
 from respool.sidecar import log, worker
 from respool.sidecar.config import Config, decode
-from respool.sidecar.supervisor import make_worker, prepare
+from respool.sidecar.preparation import prepare
+from respool.sidecar.worker_setup import make_worker
 
 #: Every function of durable that changes something, or makes a change durable.
 POINTS = (
@@ -48,9 +49,19 @@ class Setup:
     """A source, a target and a state directory below one root, and what was put into the source."""
 
     def __init__(
-        self, root: Path, *, source: str, processors: str = "", extra: str = "", orphan_seconds: float = 0
+        self,
+        root: Path,
+        *,
+        source: str,
+        processors: str = "",
+        extra: str = "",
+        orphan_seconds: float = 0,
+        workers: int = 1,
+        threads: int = 1,
+        ordered: bool = True,
     ) -> None:
         self.root = root
+        self.ordered = ordered
         self.export = root / "export"
         self.spool = root / "spool"
         self.queue = self.spool / "in" / "input"
@@ -67,8 +78,8 @@ class Setup:
         text = f"""
 hostname = "mx.example.org"
 state_directory = "{self.state}"
-workers = 1
-threads = 1
+workers = {workers}
+threads = {threads}
 orphan_seconds = {orphan_seconds}
 {extra}
 [source]
@@ -137,6 +148,8 @@ def run(setup: Setup, fault: Fault | None = None, *, synced: bool = False) -> tu
             os.write(writer, b"%d" % calls())
         except ConfigError:
             code = 78
+        except TemporaryError:
+            code = 75
         except BaseException:  # noqa: BLE001 a child of the test must say what it died of, and never return
             traceback.print_exc(file=sys.stderr)
         finally:
@@ -152,6 +165,8 @@ def _sidecar(setup: Setup, *, synced: bool) -> int:
     log.configure(level=50, terminal=False)
     worker._PAUSE = 0.02
     if not synced:
+        # What the file system below the tests is like is not what is tested.
+        setattr(durable, "keeps_metadata_in_order", lambda _descriptor: setup.ordered)  # noqa: B010
         setattr(os, "fsync", _no_sync)  # noqa: B010 typed otherwise
         setattr(durable, "sync_file_system", _no_sync)  # noqa: B010
         setattr(lmdb, "open", partial(_open_unsynced, lmdb.open))  # noqa: B010

@@ -20,9 +20,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from respool import ConfigError
+from respool import ConfigError, TemporaryError
 from respool.sidecar import log, worker
-from respool.sidecar.supervisor import make_worker, prepare
+from respool.sidecar.preparation import prepare
+from respool.sidecar.worker_setup import make_worker
 
 from .harness import Setup
 
@@ -62,6 +63,8 @@ def run(setup: Setup, *arguments: str) -> int:
             code = _drain(setup)
         except ConfigError:
             code = 78
+        except TemporaryError:
+            code = 75
         finally:
             os._exit(code)
     tracer: subprocess.Popen[bytes] | None = None

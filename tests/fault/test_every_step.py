@@ -56,6 +56,8 @@ class Case(Struct, frozen=True, kw_only=True):
     before: Callable[[Setup, list[str]], None] | None = None
     outputs: int = 1
     state: str = ""
+    messages: int = 1
+    ordered: bool = True
 
 
 def _occupy(setup: Setup, ids: list[str]) -> None:
@@ -89,6 +91,9 @@ def _use(name: str) -> str:
 
 CASES = (
     Case(name="id-kept"),
+    Case(name="one-directory-for-two", messages=2),
+    Case(name="one-directory-for-two-split", processors=_use("SplitEach") + HEADERS, outputs=2, messages=2),
+    Case(name="metadata-out-of-order", messages=2, ordered=False),
     Case(name="original-still-queued", keep_original=True),
     Case(name="named-queue-with-journal", source="queue", before=_journal),
     Case(name="id-taken", before=_occupy),
@@ -101,15 +106,16 @@ CASES = (
     Case(name="orphan", before=_lose_header, outputs=0, state="corrupt"),
 )
 
-MESSAGES = [DATA / "spool-496/main/input/1xV9Vd-0000wB-2S-H"]
+MESSAGES = [DATA / f"spool-496/main/input/{name}-H" for name in ("1xV9Vd-0000wB-2S", "1xV9Vg-0000wS-25")]
 
 
 def _make(case: Case, root: Path) -> tuple[Setup, Counter[bytes], list[str]]:
     plugin = root / "plugin.py"
     plugin.write_text(PLUGIN)
     plugin.chmod(0o600)
-    setup = Setup(root, source=case.source, processors=case.processors.replace("{plugin}", str(plugin)))
-    ids = [setup.put(message, keep_original=case.keep_original) for message in MESSAGES]
+    processors = case.processors.replace("{plugin}", str(plugin))
+    setup = Setup(root, source=case.source, processors=processors, ordered=case.ordered)
+    ids = [setup.put(message, keep_original=case.keep_original) for message in MESSAGES[: case.messages]]
     bodies: Counter[bytes] = Counter()
     for message_id in ids:
         body = (setup.place / f"{message_id}-D").read_bytes().partition(b"\n")[2]

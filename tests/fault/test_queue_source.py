@@ -16,7 +16,8 @@ import pytest
 from respool import ConfigError
 from respool.requeue import durable
 from respool.sidecar import log
-from respool.sidecar.supervisor import make_worker, prepare
+from respool.sidecar.preparation import prepare
+from respool.sidecar.worker_setup import make_worker
 from respool.spool.envelope import Envelope
 from respool.spool.header_file import parse_header_file
 

@@ -107,7 +107,7 @@ class Dovecot:
         self.directory = Path(tempfile.mkdtemp(prefix="dovecot-"))
         self.directory.chmod(0o755)
         self.certificate, key = make_certificate(self.directory)
-        self.port = free_port()
+        self.port, self.ssl_port = free_port(), free_port()
         self.socket = self.directory / "run" / "auth-client"
         self.master_socket = self.directory / "run" / "auth-master"
         (self.directory / "users").write_text("".join(f"{name}:{{PLAIN}}{word}\n" for name, word in users.items()))
@@ -148,6 +148,11 @@ service auth {{
   inet_listener plain {{
     address = 127.0.0.1
     port = {self.port}
+  }}
+  inet_listener with_ssl {{
+    address = 127.0.0.1
+    port = {self.ssl_port}
+    ssl = yes
   }}
 }}
 """)

@@ -63,12 +63,16 @@ zone_file = "{self._zone(exim)}"
             path.write_text("")
         return path
 
-    def once(self) -> subprocess.CompletedProcess[bytes]:
-        """``respool run --once``; its log is in stderr."""
+    def respool(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        """``respool ARGUMENTS -c CONFIGURATION``, run to its end; its log is in stderr."""
         return subprocess.run(
-            [sys.executable, "-m", "respool", "run", "-c", str(self.configuration), "--once"],
+            [sys.executable, "-m", "respool", *arguments, "-c", str(self.configuration)],
             capture_output=True, check=False, timeout=120, env=_environment(),
         )  # fmt: skip
+
+    def once(self) -> subprocess.CompletedProcess[bytes]:
+        """``respool run --once``."""
+        return self.respool("run", "--once")
 
     def start(self) -> None:
         """``respool run`` in the background, in a session of its own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from respool.processors.registry import build
 from ..unit.processors.processor_kit import make_context, make_message
 from .conftest import EximFactory
 from .queuefile import run_attempt
+from .recipes import macros, sample
 from .sidecar import Sidecar
 from .signed_zones import SignedZones
 from .smtp_sink import SmtpSink
@@ -86,11 +88,11 @@ def test_processor(zones: SignedZones) -> None:
 
 @pytest.mark.exim
 def test_an_exim_transport_acts_on_it(zones: SignedZones, start_exim: EximFactory, smtp_sink: SmtpSink) -> None:
-    """An smtp transport refuses a host without DANE for the domain that has it, and for no other."""
+    """The recipe's transport refuses a host without DANE or TLS for the domains that have them, and for no other."""
     routers = f"""
 dane_known:
   driver = manualroute
-  domains = usable.example : plain.example
+  domains = usable.example : unusable.example : plain.example
   route_list = * 127.0.0.1::{smtp_sink.port}
   self = send
   transport = dane_smtp
@@ -98,17 +100,16 @@ dane_known:
     transports = """
 dane_smtp:
   driver = smtp
-  multi_domain = false
-  hosts_require_dane = ${if eq{${extract{$domain}{$acl_m_dane}}}{usable}{*}}
-"""
-    exim = start_exim(routers=routers, transports=transports)
+  hosts_try_dane =
+""" + sample("dane-options.conf")
+    exim = start_exim(main=macros(), routers=routers, transports=transports)
     sidecar = Sidecar(exim, processors='[[processor]]\nuse = "dane"\n')
     text = sidecar.configuration.read_text()
     sidecar.configuration.write_text(
         text.replace(f'zone_file = "{exim.directory / "dns.zone"}"', f'nameservers = ["{zones.address}"]')
     )
     message = b"From: a@sender.example\r\nSubject: x\r\n\r\nHello\r\n"
-    message_id = exim.receive(message, recipients=("a@usable.example", "b@plain.example"))
+    message_id = exim.receive(message, recipients=("a@usable.example", "b@plain.example", "c@unusable.example"))
     run_attempt(exim.spool, message_id, sidecar.export)
     result = sidecar.once()
     assert result.returncode == 0, result.stderr.decode()
@@ -116,5 +117,5 @@ dane_smtp:
     exim.deliver(requeued)
     assert [sent.recipients for sent in smtp_sink.messages] == [(b"<b@plain.example>",)]
     log = exim.log()
-    assert "a@usable.example" in log
-    assert "DANE error" in log
+    assert re.search("a@usable.example .*DANE error", log), log
+    assert re.search("c@unusable.example .*TLS", log), log

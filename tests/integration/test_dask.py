@@ -88,6 +88,18 @@ class Cluster:
 
 
 @pytest.fixture
+def impatient_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Its scheduler gives a worker up that it has not heard of for three seconds."""
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL", "3s")
+    (tmp_path / "dask").mkdir()
+    found = Cluster(tmp_path / "dask")
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+@pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     (tmp_path / "dask").mkdir()
     found = Cluster(tmp_path / "dask")
@@ -136,13 +148,14 @@ def reached(directory: Path) -> tuple[Counter[tuple[str, bytes]], list[str]]:
     return found, odd
 
 
-def configuration(directory: Path, settings: str = "") -> Path:
+def configuration(directory: Path, settings: str = "", main: str = "") -> Path:
     (directory / "divide.py").write_text(PROCESSOR)
     (directory / "divide.py").chmod(0o644)
     (directory / "dns.zone").write_text("")
     file = directory / "batch.toml"
     file.write_text(f"""
 hostname = "mx.example.org"
+{main}
 [dns]
 zone_file = "{directory}/dns.zone"
 [[processor]]
@@ -160,17 +173,29 @@ def start_batch(cluster: Cluster, source: Path, destination: Path, config: Path)
     )  # fmt: skip
 
 
+def resume_batch(cluster: Cluster, source: Path, destination: Path, config: Path) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "respool", "batch", str(source), str(destination), "-c", str(config),
+         "--dask", cluster.address, "--resume"],
+        capture_output=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
+def wait_for_messages(process: subprocess.Popen[bytes], destination: Path, number: int) -> None:
+    end = time.monotonic() + 60
+    while not destination.exists() or len(list(destination.glob("*-H"))) < number:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_worker_lost_midway_loses_and_doubles_nothing(cluster: Cluster, tmp_path: Path, how: signal.Signals) -> None:
     """Killed; or stopped for a while, and gone on with."""
     wanted = make_archive(tmp_path / "source", 400)
     destination = tmp_path / "destination"
     process = start_batch(cluster, tmp_path / "source", destination, configuration(tmp_path))
-    end = time.monotonic() + 60
-    while not destination.exists() or len(list(destination.glob("*-H"))) < 40:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    wait_for_messages(process, destination, 40)
     victim = cluster.workers[0]
     victim.send_signal(how)
     if how == signal.SIGSTOP:
@@ -182,6 +207,42 @@ def test_a_worker_lost_midway_loses_and_doubles_nothing(cluster: Cluster, tmp_pa
     lines = [json.loads(line) for line in reports.splitlines()]
     assert Counter(line["id"] for line in lines) == dict.fromkeys(wanted, 1)
     assert {line["state"] for line in lines} == {"written"}
+    found, odd = reached(destination)
+    assert odd == []
+    assert found == {(name, address): 1 for name, addresses in wanted.items() for address in addresses}
+
+
+def test_a_worker_that_was_given_up_and_comes_back_doubles_nothing(impatient_cluster: Cluster, tmp_path: Path) -> None:
+    """Stopped in the middle of a message, which the others pass by; it goes on with it when all is over."""
+    cluster, destination = impatient_cluster, tmp_path / "destination"
+    wanted = make_archive(tmp_path / "source", 200)
+    config = configuration(tmp_path, "seconds = 0.2", "deadline_seconds = 2")
+    process = start_batch(cluster, tmp_path / "source", destination, config)
+    wait_for_messages(process, destination, 20)
+    victim = cluster.workers[0]
+    victim.send_signal(signal.SIGSTOP)
+    lines, errors = process.communicate(timeout=180)
+    reports = [json.loads(line) for line in lines.splitlines()]
+    assert Counter(report["id"] for report in reports) == dict.fromkeys(wanted, 1)
+    failed = [report for report in reports if report["state"] != "written"]
+    # A fifth of a second a message: it is stopped in the midst of one, or just between two.
+    assert len(failed) <= 1, errors
+    assert process.returncode == len(failed)
+    assert [report["reason"] for report in failed] == ["another worker has had it in hand for 4 s: resume later"] * len(
+        failed
+    )
+    given_up = (tmp_path / "dask" / "scheduler-0.log").read_text()
+    assert "failed to heartbeat" in given_up
+
+    # Before it has gone on, nobody may take that message from it.
+    resumed = resume_batch(cluster, tmp_path / "source", destination, config)
+    assert resumed.returncode == len(failed), resumed.stderr
+    victim.send_signal(signal.SIGCONT)
+    end = time.monotonic() + 60
+    while {path.name[:-2] for path in destination.glob("*-H")} < set(wanted):
+        assert time.monotonic() < end, "the worker did not go on"
+        time.sleep(0.1)
+    assert resume_batch(cluster, tmp_path / "source", destination, config).returncode == 0
     found, odd = reached(destination)
     assert odd == []
     assert found == {(name, address): 1 for name, addresses in wanted.items() for address in addresses}
@@ -211,18 +272,10 @@ def test_a_lost_client_goes_on_with_resume(cluster: Cluster, tmp_path: Path) -> 
     config = configuration(tmp_path)
     destination = tmp_path / "destination"
     process = start_batch(cluster, tmp_path / "source", destination, config)
-    end = time.monotonic() + 60
-    while not destination.exists() or len(list(destination.glob("*-H"))) < 60:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    wait_for_messages(process, destination, 60)
     process.kill()
     process.communicate()
-    again = subprocess.run(
-        [sys.executable, "-m", "respool", "batch", str(tmp_path / "source"), str(destination), "-c", str(config),
-         "--dask", cluster.address, "--resume"],
-        capture_output=True, check=False, timeout=120,
-    )  # fmt: skip
+    again = resume_batch(cluster, tmp_path / "source", destination, config)
     assert again.returncode == 0, again.stderr
     found, odd = reached(destination)
     assert odd == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -65,6 +66,16 @@ def test_many_at_once(dovecot: Dovecot) -> None:
     for thread in threads:
         thread.join()
     assert answers == ["anna@example.test"] * 20
+
+
+def test_dovecot_gives_no_tls_of_its_own(dovecot: Dovecot) -> None:
+    """Why a tunnel stands for TLS here: a listener of its auth service says hello in the clear in spite of ssl = yes."""
+    with socket.create_connection(("127.0.0.1", dovecot.ssl_port), timeout=10) as connection:
+        assert connection.recv(8) == b"VERSION\t"
+    client = DovecotAuth(f"127.0.0.1 {dovecot.ssl_port}", tls=True, ca_file=str(dovecot.certificate))
+    with pytest.raises(TemporaryError):
+        client.check("anna@example.test", "correct horse")
+    assert "correct horse" not in dovecot.log()
 
 
 def test_a_certificate_that_nobody_vouches_for_gets_no_password(dovecot: Dovecot) -> None:

@@ -38,6 +38,9 @@ def recipe(tmp_path: Path) -> Iterator[Path]:
         'authserv_id = "mx.example.org"\nstate_directory = "/var/spool/exim4/respool"\n'
         '[source]\nkind = "queue"\nspool_directory = "/var/spool/exim4"\nqueue = "filter"\n'
         '[requeue]\nkind = "spool"\nspool_directory = "/var/spool/exim4"\n'
+        '[[processor]]\nuse = "route"\n[processor.config]\nvariable = "acl_m_next_hop"\n'
+        'tables = [{ by = "domain", table = "lmdb;/etc/respool/routes.mdb" }]\n'
+        '[[processor]]\nuse = "dcc"\n[[processor]]\nuse = "dane"\n'
     )
     with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o755)
@@ -83,15 +86,22 @@ def test_a_message_goes_through_the_queue_and_is_delivered(recipe: Path, start_e
 def test_exim_takes_the_files_as_includes(recipe: Path, tmp_path: Path) -> None:
     configuration = tmp_path / "exim.conf"
     configuration.write_text(
-        f"primary_hostname = mx.example\n.include {recipe}/macros.conf\n"
+        f"primary_hostname = mx.example\n.include {recipe}/macros.conf\ndomainlist local_domains = mx.example\n"
         "acl_smtp_mail = mail\nacl_smtp_data = data\nacl_smtp_dkim = dkim\nbegin acl\n"
         f"mail:\n.include {recipe}/named-queue-mail.acl\n  accept\n"
         f"data:\n.include {recipe}/strip-authentication-results.acl\n.include {recipe}/record-data.acl\n  accept\n"
         f"dkim:\n.include {recipe}/record-dkim.acl\n  accept\n"
+        f"begin routers\n.include {recipe}/route-routers.conf\n.include {recipe}/dcc-routers.conf\n"
+        f"begin transports\n.include {recipe}/dcc-transports.conf\n"
+        f"remote_smtp:\n  driver = smtp\n.include {recipe}/dane-options.conf\n"
     )
     done = subprocess.run([EXIM, "-C", str(configuration), "-bV"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    shown = subprocess.run(
-        [EXIM, "-C", str(configuration), "-bP", "macro", "RESPOOL_QUEUE"], capture_output=True, text=True, check=False
-    )
-    assert "filter" in shown.stdout
+
+    def shown(*what: str) -> str:
+        command = [EXIM, "-C", str(configuration), "-bP", *what]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+    assert "filter" in shown("macro", "RESPOOL_QUEUE")
+    assert "route_data = $acl_m_next_hop\n" in shown("router", "respool_route")
+    assert "\nhosts_require_dane = ${if and{{def:acl_m_dane}" in shown("transport", "remote_smtp")

@@ -209,6 +209,7 @@ primary_hostname = mx.example
 spool_directory = {exim.spool}
 log_file_path = {exim.log_directory}/%s.log
 keep_environment =
+domainlist local_domains = mx.example
 acl_smtp_mail = mail
 acl_smtp_dkim = dkim
 acl_smtp_data = data
@@ -225,8 +226,14 @@ data:
   accept
 begin routers
 .include {SAMPLES}/queuefile-routers.conf
+.include {SAMPLES}/route-routers.conf
+.include {SAMPLES}/dcc-routers.conf
 begin transports
 .include {transport}
+.include {SAMPLES}/dcc-transports.conf
+remote_smtp:
+  driver = smtp
+.include {SAMPLES}/dane-options.conf
 begin retry
 .include {SAMPLES}/queuefile-retry.conf
 """
@@ -234,7 +241,9 @@ begin retry
     output = exim.command("-bV")
     assert "Configuration file" in output
     assert "error" not in output.lower(), output
-    assert "respool_export" in exim.command("-bP", "transport_list")
+    transports = exim.command("-bP", "transport_list").split()
+    assert {"respool_export", "respool_bulk", "remote_smtp"} <= set(transports)
+    assert "acl_m_dane" in exim.command("-bP", "transport", "remote_smtp")
 
 
 def test_a_flood_of_fields_hides_nothing(stripping: Exim) -> None:
@@ -246,7 +255,7 @@ def test_a_flood_of_fields_hides_nothing(stripping: Exim) -> None:
 
 @pytest.mark.system("update-exim4.conf")
 def test_debians_own_configuration_takes_the_named_queue(start_exim: EximFactory) -> None:
-    """The two files of the README, dropped into a copy of Debian's split configuration."""
+    """The files of the README, dropped into a copy of Debian's split configuration."""
     if EXIM != "/usr/sbin/exim4":
         pytest.skip("Debian's configuration is for Debian's Exim")
     exim = start_exim(listen=False)
@@ -260,7 +269,19 @@ def test_debians_own_configuration_takes_the_named_queue(start_exim: EximFactory
     main = f"{place}MAIN_HARDCODE_PRIMARY_HOSTNAME = mx.example\n{main}"
     (directory / "conf.d" / "main" / "00_respool").write_text(main)
     (directory / "conf.d" / "acl" / "00_respool").write_text(acl)
+    for place, name in (("router/050_respool_route", "route-routers"), ("router/650_respool_dcc", "dcc-routers"),
+                        ("transport/30_respool_dcc", "dcc-transports")):  # fmt: skip
+        assert f"`conf.d/{place}`" in sample("README.md")
+        (directory / "conf.d" / place).write_text(f".include {SAMPLES}/{name}.conf\n")
+    remote = directory / "conf.d" / "transport" / "30_exim4-config_remote_smtp"
+    with_options = f"driver = smtp\n.include {SAMPLES}/dane-options.conf\n"
+    remote.write_text(remote.read_text().replace("driver = smtp\n", with_options))
     subprocess.run(["update-exim4.conf", "-d", directory, "-o", exim.configuration], check=True)
+    routers = exim.command("-bP", "router_list").split()
+    assert routers[0] == "respool_route"
+    assert routers.index("userforward") < routers.index("respool_bulk") < routers.index("local_user")
+    assert "respool_bulk" in exim.command("-bP", "transport_list").split()
+    assert "acl_m_dane" in exim.command("-bP", "transport", "remote_smtp")
 
     commands = [
         "EHLO x",

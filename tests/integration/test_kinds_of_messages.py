@@ -161,3 +161,43 @@ def test_told_by_command_exim_delivers(start_exim: EximFactory) -> None:
     run_attempt(exim.spool, message_id, sidecar.export)
     assert sidecar.once().returncode == 0
     exim.wait_for(lambda other: len(other.deliveries()) == 1)
+
+
+@pytest.mark.parametrize("consumed_at_once", [True, False])
+def test_three_exports_of_a_naive_router_are_three_deliveries(exim: Exim, consumed_at_once: bool) -> None:
+    """A plain accept router: one export for each recipient, each with all three of them in it."""
+    recipients = [f"r{number}@file.example" for number in range(3)]
+    sidecar = Sidecar(exim, processors=HEADERS)
+    message_id = exim.receive(BODY % b"naive", recipients=recipients)
+    for attempt in range(3):
+        steps = run_attempt(exim.spool, message_id, sidecar.export, naive=True)
+        assert steps.count("exported") == 1
+        assert sidecar.once().returncode == 0
+        if consumed_at_once:
+            # Not the original, which Exim's own attempts are about.
+            exim.deliver(*(one for one in exim.pairs() if one != message_id or attempt == 2))
+    exim.deliver(*exim.pairs())
+    assert Counter(delivery.recipient for delivery in exim.deliveries()) == Counter(recipients)
+    assert exim.pairs() == ()
+    for state in ("work", "deferred", "held", "corrupt"):
+        assert sidecar.in_state(state) == []
+
+
+def test_frozen_by_a_processor(exim: Exim) -> None:
+    """Requeued frozen: Exim keeps it until somebody thaws it, and then delivers it."""
+    plugin = exim.directory / "freezes.py"
+    plugin.write_text(
+        "from respool import Processor, ProcessorConfig, freeze\n"
+        "class Config(ProcessorConfig):\n    pass\n"
+        "class Freezes(Processor[Config]):\n"
+        "    def process(self, message, context):\n        return freeze('look at it')\n"
+    )
+    plugin.chmod(0o600)
+    sidecar = Sidecar(exim, processors=f'[[processor]]\nuse = "{plugin}:Freezes"\n' + HEADERS)
+    ids = through(exim, sidecar, exim.receive(BODY % b"freezes"))
+    exim.run_queue()
+    assert exim.deliveries() == ()
+    exim.command("-Mt", *ids)
+    exim.deliver(*ids)
+    (delivery,) = exim.deliveries()
+    assert delivery.content.startswith(b"X-Checked: yes\n")

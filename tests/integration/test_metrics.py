@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from respool.sidecar.heartbeat import LONGEST_SILENCE
 from respool.spool.ids import IdMinter
 from tests.conftest import CHECKOUT
 
@@ -27,7 +28,18 @@ from .dovecot import free_port
 from .test_web import JUDGE
 
 RULES = CHECKOUT / "samples" / "prometheus"
-SLOW = "import time\n" + JUDGE.replace("        subject =", "        time.sleep(0.005)\n        subject =")
+SLOW = "import ctypes, time\n" + JUDGE.replace(
+    "        subject =", "        time.sleep(0.005)\n        subject ="
+).replace(
+    '        if b"hold" in subject:\n',
+    """\
+        if b"seize" in subject:
+            ctypes.PyDLL(None).sleep(600)  # without letting go of the interpreter
+        if b"linger" in subject:
+            time.sleep(600)
+        if b"hold" in subject:
+""",
+)
 
 
 class Running:
@@ -193,8 +205,7 @@ def test_health_and_readiness_tell_a_stopped_worker(tmp_path: Path) -> None:
     channel.bind(str(tmp_path / "notify"))
     channel.settimeout(30)
     environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
-    running = Running(tmp_path, "deadline_seconds = 0.5", environment)
-    running_silence = 0.5 * 2 + 1 + 30
+    running = Running(tmp_path, environment=environment)
     try:
         assert channel.recv(1000).startswith((b"READY=1", b"WATCHDOG=1"))
         until(lambda: running.get("/ready") == (200, "ok\n"))
@@ -203,9 +214,9 @@ def test_health_and_readiness_tell_a_stopped_worker(tmp_path: Path) -> None:
         victim = until(running.workers)[0]
         os.kill(victim, signal.SIGSTOP)
         stopped = time.monotonic()
-        status, text = until(lambda: (found := running.get("/health"))[0] == 503 and found, running_silence + 20)
+        status, text = until(lambda: (found := running.get("/health"))[0] == 503 and found, LONGEST_SILENCE + 20)
         assert (status, "has given no sign of life for" in text) == (503, True)
-        assert time.monotonic() - stopped >= running_silence - 2
+        assert time.monotonic() - stopped >= LONGEST_SILENCE - 2
         until(lambda: b"watchdog.withheld" in (tmp_path / "log").read_bytes())
         received(channel, 0.1)
         # Four intervals without a ping.
@@ -219,6 +230,36 @@ def test_health_and_readiness_tell_a_stopped_worker(tmp_path: Path) -> None:
     finally:
         running.stop()
         channel.close()
+
+
+def test_health_tells_a_processor_that_keeps_the_interpreter_to_itself(tmp_path: Path) -> None:
+    """No thread of that worker runs any more, so it can't end itself; the deadline of a message is a minute."""
+    running = Running(tmp_path)
+    try:
+        until(lambda: running.get("/ready") == (200, "ok\n"))
+        running.put("seize")
+        _, text = until(lambda: (found := running.get("/health"))[0] == 503 and found, LONGEST_SILENCE + 20)
+        assert re.fullmatch(r"worker [01] has given no sign of life for [123][0-9] s\n", text)
+    finally:
+        os.killpg(running.process.pid, signal.SIGKILL)
+        running.stop()
+
+
+def test_a_worker_busy_for_longer_than_the_silence_is_no_trouble(tmp_path: Path) -> None:
+    """Slow is not hung: a minute is a message's, and the worker gives signs of life all the while."""
+    running = Running(tmp_path, "threads = 1")
+    try:
+        until(lambda: running.get("/ready") == (200, "ok\n"))
+        running.put("linger")
+        until(lambda: list((tmp_path / "state" / "work").iterdir()))
+        end = time.monotonic() + LONGEST_SILENCE + 3
+        while time.monotonic() < end:
+            assert running.get("/health") == (200, "ok\n")
+            time.sleep(0.5)
+        assert list((tmp_path / "state" / "work").iterdir())
+    finally:
+        os.killpg(running.process.pid, signal.SIGKILL)
+        running.stop()
 
 
 def test_a_killed_worker_and_a_killed_endpoint_come_back(running: Running) -> None:

@@ -85,7 +85,11 @@ def test_the_wheel_carries_the_package_and_nothing_else(wheel: Path) -> None:
         names = [name for name in archive.namelist() if not name.endswith("/")]
     assert len(names) == len(set(names))
     version = configuration()["project"]["version"]
-    assert {name.split("/")[0] for name in names} == {"respool", f"respool-{version}.dist-info"}
+    data = f"respool-{version}.data"
+    assert {name.split("/")[0] for name in names} == {"respool", f"respool-{version}.dist-info", data}
+    installed = {name for name in names if name.startswith(f"{data}/")}
+    shared = (path.relative_to(CHECKOUT) for path in (CHECKOUT / "share").rglob("*") if path.is_file())
+    assert installed == {f"{data}/data/{path}" for path in shared}
     assert not [name for name in names if "/tests/" in name or name.endswith(".pyc")]
 
 

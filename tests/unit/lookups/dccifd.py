@@ -94,9 +94,12 @@ class Dccifd:
             self.connections += 1
             with connection:
                 content = bytearray()
-                while piece := connection.recv(65536):
-                    content += piece
-                request = read_request(bytes(content))
+                try:
+                    while piece := connection.recv(65536):
+                        content += piece
+                    request = read_request(bytes(content))
+                except (OSError, ValueError):  # the client died in the middle
+                    continue
                 self.requests.append(request)
                 answer = self.answer(request)
                 if answer is None:  # hangs

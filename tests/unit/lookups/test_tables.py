@@ -103,6 +103,22 @@ def test_directory_and_garbage_are_errors(tmp_path: Path) -> None:
         LmdbTable(str(tmp_path / "empty")).get(b"key")
 
 
+@pytest.mark.parametrize("opened_before", [True, False])
+def test_a_table_cut_off_is_an_error_and_no_bus_error(path: Path, tmp_path: Path, *, opened_before: bool) -> None:
+    write(path, {b"%05d" % number: b"x" * 100 for number in range(2000)})
+    table = LmdbTable(str(path), check_seconds=0)
+    if opened_before:
+        assert table.get(b"00001") is not None
+    whole = path.read_bytes()
+    os.truncate(path, len(whole) // 2)
+    for key in (b"00001", b"01999"):
+        with pytest.raises(TableError, match="cut off"):
+            table.get(key)
+    (tmp_path / "new").write_bytes(whole)
+    (tmp_path / "new").rename(path)
+    assert table.get(b"01999") is not None
+
+
 def test_a_table_that_comes_later_is_found(path: Path) -> None:
     table = LmdbTable(str(path), check_seconds=0)
     with pytest.raises(TableError):

@@ -61,6 +61,7 @@ def make_context(
     *,
     authserv_id: str = "mx.example.org",
     attempt: int = 1,
+    released: bool = False,
     results: tuple[AuthResult, ...] = (),
 ) -> Context:
     return Context(
@@ -71,5 +72,6 @@ def make_context(
         now=1_700_000_000.0,
         deadline=time.monotonic() + 60,
         attempt=attempt,
+        released=released,
         results=results,
     )

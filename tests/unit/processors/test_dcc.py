@@ -81,6 +81,19 @@ def test_bulk(daemon: Dccifd, on_bulk: str, expected: type[Verdict]) -> None:
         assert verdict.reason == "bulk, says DCC: Body=200 Fuz1=many"
 
 
+def test_a_released_message_gets_all_but_the_hold(daemon: Dccifd) -> None:
+    daemon.answer = lambda _: b"R\nRR\n" + BULK
+    processor, context = make(daemon, on_bulk="hold"), make_context(released=True)
+    verdict = processor.process(make_message(recipients=(A, B)), context)
+    assert applied(verdict) == ([b"X-DCC-x-Metrics", b"From"], b"R")
+    daemon.answer = lambda _: b"A\nRA\n" + BULK
+    verdict = processor.process(make_message(recipients=(A, B)), context)
+    assert [part.recipients for part in verdict.parts] == [(A,), (B,)]
+    daemon.answer = lambda _: b"R\nR\n" + BULK
+    discarding = make(daemon, on_bulk="discard").process(make_message(recipients=(A,)), context)
+    assert isinstance(discarding, Discard), "only a hold is overridden"
+
+
 @pytest.mark.parametrize(
     ("thresholds", "bulk"),
     [

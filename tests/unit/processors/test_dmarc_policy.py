@@ -67,6 +67,18 @@ def test_each_action(action: str, kind: type[Freeze | Hold | Bounce | Discard]) 
         assert isinstance(judge(message), Proceed)
 
 
+@pytest.mark.parametrize("action", ["hold", "bounce"])
+def test_a_released_message_is_annotated(action: str) -> None:
+    message = mail()
+    context = make_context(results=results_for(message), released=True)
+    verdict = DmarcPolicy(msgspec.convert({"reject": action}, Config)).process(message, context)
+    assert told(message, verdict) == (
+        "none", "example.com failed DMARC; example.com asks for reject; released by an operator",
+    )  # fmt: skip
+    discarding = DmarcPolicy(msgspec.convert({"reject": "discard"}, Config))
+    assert isinstance(discarding.process(message, context), Discard), "only what holds is overridden"
+
+
 def test_marked_for_routers() -> None:
     message = mail()
     assert told(message, judge(message, reject="mark"))[0] == "reject"

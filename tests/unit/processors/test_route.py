@@ -34,11 +34,11 @@ def verdict(processor: Any, *recipients: bytes, **message: Any) -> Verdict:
     return processor.process(make_message(recipients=recipients, **message), make_context())  # type: ignore[no-any-return]
 
 
-def outputs(processor: Any, message: Message) -> list[Output]:
+def outputs(processor: Any, message: Message, *, released: bool = False) -> list[Output]:
     pipeline = Pipeline(
         (Step("route", processor),), hostname="mx.example.org", authserv_id="x", resolver=ZoneResolver({})
     )
-    plan = pipeline.run(message, log=structlog.get_logger()).plan
+    plan = pipeline.run(message, log=structlog.get_logger(), released=("route",) if released else ()).plan
     assert isinstance(plan, Requeue), plan
     return list(plan.outputs)
 
@@ -169,6 +169,48 @@ def test_verdicts(tmp_path: Path) -> None:
     assert verdict(processor, B) == Discard(reason="gone")
     assert verdict(processor, b"x@four.example") == Freeze(reason="look", edits=())
     assert run(processor, B, b"x@free.example") == [([b"x@free.example"], None, "")]
+
+
+def released(processor: Any, *recipients: bytes, **message: Any) -> list[tuple[list[bytes], bytes | None, str]]:
+    return summary(outputs(processor, make_message(recipients=recipients, **message), released=True))
+
+
+def test_a_release_loses_nothing_of_what_is_said_of_the_others(tmp_path: Path) -> None:
+    processor = route(
+        tmp_path,
+        {
+            "a@one.example": "hold=legal",
+            "b@two.example": "mx2",
+            "c@three.example": "discard=gone",
+            "d@x": "freeze=look",
+        },
+    )
+    assert verdict(processor, A, B, C) == Hold(reason="legal")
+    assert released(processor, A, B, C) == [([A], None, ""), ([B], b"mx2", "")]
+    assert released(processor, A) == [([A], None, "")]
+    one, frozen = outputs(processor, make_message(recipients=(A, b"d@x")), released=True)
+    assert (one.message.envelope.is_frozen, frozen.message.envelope.is_frozen) == (False, True)
+
+
+def test_a_release_passes_the_hold_over_and_nothing_else(tmp_path: Path) -> None:
+    """The next key of the table, the next table, the default: as if the holding entry were not there."""
+    tables = {
+        "sender": make_table(tmp_path / "s.mdb", {"bounce@example.com": "hold=a suspect"}),
+        "address": make_table(tmp_path / "a.mdb", {"a@one.example": "hold=legal", "*@one.example": "mx1"}),
+        "domain": make_table(tmp_path / "d.mdb", {"two.example": "mx2", "three.example": "defer=moving"}),
+    }
+    tables["address"] = tables["address"].replace("lmdb", "lmdb*@", 1)
+
+    def ordered(**config: Any) -> Any:
+        return build("route", {"tables": [{"by": by, "table": table} for by, table in tables.items()], **config})
+
+    suspect = b"bounce@example.com"
+    assert verdict(ordered(), A, B, sender=suspect) == Hold(reason="a suspect")
+    assert released(ordered(), A, B, sender=suspect) == [([A], b"mx1", ""), ([B], b"mx2", "")]
+    assert released(ordered(default="mx0"), b"x@y.example", sender=suspect) == [([b"x@y.example"], b"mx0", "")]
+    assert released(ordered(default="hold=unknown"), b"x@y.example") == [([b"x@y.example"], None, "")]
+    message, context = make_message(recipients=(A, C), sender=suspect), make_context(released=True)
+    assert ordered().process(message, context) == Defer(reason="moving")
 
 
 def test_discarded_and_redirected_together(tmp_path: Path) -> None:

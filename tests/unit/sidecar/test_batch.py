@@ -24,8 +24,9 @@ from respool.sidecar import batch, demo
 from respool.sidecar.cli import cli
 from respool.sidecar.config import BatchConfig, Config, decode
 from respool.sidecar.log import get
+from respool.sidecar.preparation import prepare
 from respool.sidecar.sample_cases import load
-from respool.sidecar.supervisor import make_worker, prepare
+from respool.sidecar.worker_setup import make_worker
 from respool.spool.ids import IdMinter, MessageId
 from tests.spool_corpus import SAMPLES
 

@@ -18,8 +18,9 @@ from respool.requeue.state import StateDirectory
 from respool.sidecar import log
 from respool.sidecar.cli import cli
 from respool.sidecar.config import Config, load
+from respool.sidecar.preparation import prepare
 from respool.sidecar.status import read_all
-from respool.sidecar.supervisor import make_worker, prepare
+from respool.sidecar.worker_setup import make_worker
 
 DATA = Path(__file__).parents[2] / "data"
 NAIVE = [DATA / "export-499" / f"naive-{number}" for number in (1, 2, 3)]
@@ -382,10 +383,10 @@ def test_command_is_refused_where_it_can_not_work(house: House, monkeypatch: pyt
     requeue = "quoters = []\n"
     house.configure(extra=extra, requeue=requeue)
     house.file.write_text(house.file.read_text().replace('notify = "none"', 'notify = "command"'))
-    monkeypatch.setattr("respool.sidecar.supervisor.is_privilege_lost", lambda: True)
+    monkeypatch.setattr("respool.sidecar.preparation.is_privilege_lost", lambda: True)
     with pytest.raises(ConfigError, match="no_new_privs"):
         house.run()
-    monkeypatch.setattr("respool.sidecar.supervisor.is_privilege_lost", lambda: False)
+    monkeypatch.setattr("respool.sidecar.preparation.is_privilege_lost", lambda: False)
     house.put(ONE)
     exim.write_text(exim.read_text() + f'echo "$@" >>{house.root}/calls\n')
     assert house.run() == 0

@@ -20,7 +20,18 @@ QUEUE = 'kind = "queue"\nspool_directory = "/var/spool/exim4"\nqueue = "filter"'
 EXPORT = 'kind = "export"\ndirectory = "/var/spool/exim4/respool/export"'
 
 
-def configuration(source: str, authserv_id: str = "mx.site.example") -> bytes:
+PROCESSORS = """
+[[processor]]
+use = "route"
+config = { tables = [{ by = "domain", table = "lmdb;/x.mdb" }], variable = "acl_m_next_hop" }
+[[processor]]
+use = "dcc"
+[[processor]]
+use = "dane"
+"""
+
+
+def configuration(source: str, authserv_id: str = "mx.site.example", processors: str = PROCESSORS) -> bytes:
     return f"""
 state_directory = "/var/spool/exim4/respool"
 authserv_id = {authserv_id!r}
@@ -29,11 +40,12 @@ authserv_id = {authserv_id!r}
 [requeue]
 kind = "spool"
 spool_directory = "/var/spool/exim4"
+{processors}
 """.encode()
 
 
-def parts(source: str, authserv_id: str = "mx.site.example") -> dict[str, str]:
-    config = decode(configuration(source, authserv_id), Config, file="respool.toml")
+def parts(source: str, authserv_id: str = "mx.site.example", processors: str = PROCESSORS) -> dict[str, str]:
+    config = decode(configuration(source, authserv_id, processors), Config, file="respool.toml")
     return {part.name: part.text for part in recipe(config)}
 
 
@@ -52,6 +64,18 @@ def test_each_way_has_its_own_parts_and_together_they_are_all() -> None:
     assert set(queue) | set(export) == {path.name for path in SAMPLES.iterdir() if path.name != "README.md"}
     for name, content in {**queue, **export}.items():
         assert content.endswith((SAMPLES / name).read_text())
+
+
+def test_what_exim_needs_for_a_processor_comes_with_it() -> None:
+    extra = {"route-routers.conf", "dane-options.conf", "dcc-routers.conf", "dcc-transports.conf"}
+    assert set(parts(QUEUE)) - set(parts(QUEUE, processors="")) == extra
+    assert set(parts(QUEUE)) - set(parts(QUEUE, processors='[[processor]]\nuse = "dane"\n')) == extra - {
+        "dane-options.conf"
+    }
+    assert "\nRESPOOL_ROUTE_VARIABLE = acl_m_next_hop\n\n" in parts(QUEUE)["macros.conf"]
+    hostile = '[[processor]]\nuse = "dane"\nconfig = { variable = "acl_m_x}{*}" }\n'
+    with pytest.raises(ConfigError, match="can't be written"):
+        parts(QUEUE, processors=hostile)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import pytest
 
 from respool import ConfigError
 from respool.sidecar import log
-from respool.sidecar.supervisor import make_worker, prepare
+from respool.sidecar.preparation import prepare
+from respool.sidecar.worker_setup import make_worker
 from respool.spool.header_file import LARGEST_HEADER_FILE
 from tests.fault.harness import Setup
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Generator
@@ -11,10 +12,14 @@ from typing import Any
 
 import pytest
 
+from respool.requeue.claim import take
 from respool.sidecar import log, worker
-from respool.sidecar.supervisor import make_worker, prepare
+from respool.sidecar.preparation import prepare
 from respool.sidecar.worker import Worker
+from respool.sidecar.worker_setup import make_worker
 from respool.spool import watch as watch_module
+from respool.spool.ids import MessageId
+from respool.spool.locks import lock_message
 from respool.spool.watch import Watch
 from tests.fault.harness import Setup
 
@@ -166,3 +171,32 @@ def test_a_split_subdirectory_made_while_it_runs(tmp_path: Path) -> None:
         for suffix in "HD":
             (aside / f"{message_id}-{suffix}").rename(setup.export / "d" / f"{message_id}-{suffix}")
         until_published(setup)
+
+
+def test_what_a_worker_that_ends_in_good_order_gives_up_is_no_crash(tmp_path: Path) -> None:
+    """Eight orderly ends with the same message in hand, which Exim locks; of crashes, six would have it held."""
+    setup = Setup(tmp_path, source="queue", extra="scan_seconds = 0.05")
+    message_id = setup.put(GOOD)
+    prepared = prepare(setup.config)
+    (found,) = prepared.source.input.list().pairs
+    take(prepared.state, prepared.source, found).close()
+    prepared.close()
+    (data,) = (setup.state / "work").glob(f"*/{message_id}-D")
+    descriptor = os.open(data, os.O_RDWR)
+    try:
+        assert lock_message(descriptor, MessageId(message_id))
+        for _ in range(8):
+            with running(setup) as (_, events):
+                wait_for_event(events, "message.waits")
+    finally:
+        os.close(descriptor)
+    with running(setup):
+        until_published(setup)
+    assert not setup.states()["held"]
+
+
+def wait_for_event(events: Events, name: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while name not in events.names():
+        assert time.monotonic() < end
+        time.sleep(0.01)

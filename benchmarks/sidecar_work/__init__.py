@@ -1,0 +1,1 @@
+"""What benchmarks/sidecar.py measures: the messages, the program, the bare program, and the disk they work on."""

@@ -1,0 +1,1 @@
+"""``respool doctor``: what has to be so around a sidecar, looked at one by one."""

@@ -1,0 +1,235 @@
+"""A processor that blocks, raises, leaks or returns nonsense: contained, named, and the rest of the mail goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from respool.spool.header_file import parse_header_file, render_header_file
+from respool.spool.ids import IdMinter
+from respool.testing import make_message
+
+from . import misbehaving
+
+PLUGIN = Path(misbehaving.__file__)
+
+#: The sidecar, its patience shortened.
+SIDECAR = """
+import sys
+from respool.sidecar import engine, supervisor, worker
+from respool.sidecar.cli import main
+worker._PAUSE = 0.2
+engine.MOST_CRASHES = 2
+supervisor._RESTART_WAIT = 0.1
+sys.argv = ["respool", "run", "-c", sys.argv[1]]
+main()
+"""
+
+#: Deeds that kill the worker or make it end, and what the log says of them.
+DEADLY = ("exits", "killed", "segfault", "loops", "blocks")
+HARMLESS = (
+    "forks",
+    "forks-and-stays",
+    "leaks",
+    "leaves-a-thread",
+    "thread-that-fails",
+    "changes-the-process",
+    "well-behaved",
+)
+DEFERRED = ("temporary-odd",)
+HELD = tuple(sorted(set(misbehaving.DEEDS) - set(DEADLY) - set(HARMLESS) - set(DEFERRED)))
+
+
+class Ran:
+    """What the sidecar left: status of each message by its deed, what was published, the log."""
+
+    def __init__(self, root: Path, ids: dict[str, str], log: str, exit_code: int) -> None:
+        self.root, self.ids, self.exit_code = root, ids, exit_code
+        self.log = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+        self.text = log
+
+    def status(self, deed: str, state: str) -> dict[str, Any]:
+        (path,) = (self.root / "state" / state).glob(f"{self.ids[deed]}.*/status.json")
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+
+    def published(self, deed: str) -> list[Path]:
+        """The files in the target, whatever id they have, of the message with that deed."""
+        marker = f"X-Deed: {deed}\n".encode()
+        return [path for path in (self.root / "target").glob("*-H") if marker in path.read_bytes()]
+
+    def events(self, name: str, deed: str = "") -> list[dict[str, Any]]:
+        return [line for line in self.log if line["event"] == name and (not deed or line.get("id") == self.ids[deed])]
+
+
+def prepare(root: Path, deeds: list[str], workers: int) -> tuple[Path, dict[str, str]]:
+    """A configuration with one message for each deed; the ids of these, in order."""
+    for name in ("source", "target", "state"):
+        (root / name).mkdir(mode=0o750)
+    plugin = root / "misbehaving.py"
+    plugin.write_bytes(PLUGIN.read_bytes())
+    plugin.chmod(0o644)
+    configuration = root / "respool.toml"
+    configuration.write_text(f"""
+hostname = "mx.example.org"
+state_directory = "{root}/state"
+workers = {workers}
+threads = 2
+deadline_seconds = 0.5
+memory_mib = 512
+[source]
+kind = "directory"
+directory = "{root}/source"
+[requeue]
+kind = "directory"
+directory = "{root}/target"
+[[processor]]
+use = "{plugin}:Misbehaving"
+on_error = "hold"
+""")
+    minter = IdMinter(long=True)
+    ids: dict[str, str] = {}
+    for number, deed in enumerate(deeds):
+        message_id = str(minter.mint())
+        ids[deed if deeds.count(deed) == 1 else f"{deed} {number}"] = message_id
+        fields = [("From", "a@sender.example"), ("X-Deed", deed)]
+        if deed in misbehaving.DEEDS:
+            fields.append(("X-Do", deed))
+        message = make_message(fields, message_id=message_id)
+        data = root / "source" / f"{message_id}-D"
+        data.write_bytes(f"{message_id}-D\n".encode() + b"Hello,\n\nworld.\n")
+        data.chmod(0o640)
+        (root / "source" / f"{message_id}-H").write_bytes(render_header_file(message.envelope))
+    return configuration, ids
+
+
+def run(root: Path, configuration: Path, done: Callable[[], bool]) -> int:
+    """Run the sidecar until that is so, then end it; the exit code."""
+    with (root / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-c", SIDECAR, str(configuration)], stderr=log, cwd=root)
+    try:
+        give_up = time.monotonic() + 120
+        while not done():
+            assert process.poll() is None, (root / "log").read_text()[-4000:]
+            assert time.monotonic() < give_up, (root / "log").read_text()[-4000:]
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        return process.wait(30)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    root = tmp_path_factory.mktemp("misbehaving")
+    configuration, ids = prepare(root, [*misbehaving.DEEDS, "well-behaved"], workers=2)
+
+    def done() -> bool:
+        held = count(root / "state/held")
+        return count(root / "target", "-H") >= len(HARMLESS) and held >= len(HELD) + len(DEADLY)
+
+    exit_code = run(root, configuration, done)
+    return Ran(root, ids, (root / "log").read_text(), exit_code)
+
+
+def test_a_worker_out_of_descriptors_makes_room_for_another(tmp_path: Path) -> None:
+    configuration, ids = prepare(tmp_path, ["leaks"] * 60, workers=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+    try:
+        # One that finds no descriptor itself is held, by name.
+        run(tmp_path, configuration, lambda: count(tmp_path / "target", "-H") + count(tmp_path / "state/held") == 60)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    log = (tmp_path / "log").read_text()
+    assert '"event":"worker.leaking"' in log
+    assert "/etc/hostname" in log
+    assert os.listdir(tmp_path / "state/work") == []
+    ended = [name[:-2] for name in os.listdir(tmp_path / "target") if name.endswith("-H")]
+    ended += [name.partition(".")[0] for name in os.listdir(tmp_path / "state/held")]
+    assert sorted(ended) == sorted(ids.values())
+
+
+def count(directory: Path, suffix: str = "") -> int:
+    return sum(name.endswith(suffix) for name in os.listdir(directory)) if directory.exists() else 0
+
+
+@pytest.mark.parametrize("deed", HELD)
+def test_what_fails_at_the_boundary_is_held_and_named(ran: Ran, deed: str) -> None:
+    status = ran.status(deed, "held")
+    assert ran.published(deed) == []
+    assert "misbehaving.py:Misbehaving" in status["processor"]
+    assert len(status["reason"]) < 1200
+    status["reason"].encode()
+    if deed not in {"surrogate", "long-reason", "permanent-odd"}:
+        assert "misbehaving.py:Misbehaving failed: " in status["reason"]
+        event = ran.events("processor.failed", deed)[-1]
+        assert "Traceback" in event["exception"]
+
+
+@pytest.mark.parametrize("deed", DEFERRED)
+def test_odd_temporary_errors_defer(ran: Ran, deed: str) -> None:
+    assert ran.status(deed, "deferred")["reason"] == "soon"
+
+
+@pytest.mark.parametrize("deed", HARMLESS)
+def test_what_can_be_made_harmless_goes_through_once(ran: Ran, deed: str) -> None:
+    (path,) = ran.published(deed)
+    envelope = parse_header_file(path.read_bytes(), file=path.name)
+    data = path.with_name(envelope.id.data_name)
+    assert data.read_bytes().endswith(b"world.\n")
+    for file in (path, data):
+        assert file.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("deed", DEADLY)
+def test_what_kills_its_worker_is_held_and_the_processor_is_named(ran: Ran, deed: str) -> None:
+    status = ran.status(deed, "held")
+    assert ran.published(deed) == []
+    assert "the worker died 2 times" in status["reason"]
+    assert "misbehaving.py:Misbehaving" in status["reason"]
+
+
+@pytest.mark.parametrize("deed", ["loops", "blocks"])
+def test_a_hang_is_named_with_the_line(ran: Ran, deed: str) -> None:
+    event = ran.events("worker.hung", deed)[0]
+    assert "misbehaving.py:Misbehaving" in event["processor"]
+    assert f" {deed}" in event["where"]
+
+
+def test_the_log_names_what_was_meddled_with(ran: Ran) -> None:
+    changed = [line["changed"] for line in ran.events("processor.meddled")]
+    assert "umask" in changed
+    assert changed.count("a fork of the worker") >= 2  # again where another message killed the worker
+    (failed,) = [line for line in ran.events("thread.failed") if line["thread"] == "failing"]
+    assert not failed["ours"]
+    assert "in a thread" in failed["exception"]
+    assert [line for line in ran.events("thread.failed") if line["ours"]] == []
+
+
+def test_nothing_is_left_running_and_nothing_in_hand(ran: Ran) -> None:
+    assert ran.exit_code == 0
+    assert os.listdir(ran.root / "state/work") == []
+    assert os.listdir(ran.root / "state/corrupt") == []
+    left = [
+        entry for entry in Path("/proc").glob("[0-9]*/cmdline") if str(ran.root).encode() in read(entry)
+    ]  # fmt: skip
+    assert left == []
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

@@ -1,0 +1,70 @@
+# Run as root by a systemd that has just started, on a Debian of which nothing is kept. $1: where the results go.
+exec >"$1/log" 2>&1
+set -eux
+# It changes what it likes: never outside of the container.
+test "$(systemd-detect-virt --container)" = systemd-nspawn
+trap 'echo $? >"$1/status"; systemctl poweroff' EXIT
+results=$1
+until systemctl is-active --quiet basic.target; do sleep 0.1; done
+sed -i "s/^dc_use_split_config=.*/dc_use_split_config='true'/" /etc/exim4/update-exim4.conf.conf
+# No name server: refused at once.
+echo 'nameserver 127.0.0.1' >/etc/resolv.conf
+find /var/spool/exim4/input /var/spool/exim4/msglog -type f -delete
+useradd --create-home alice
+update-exim4.conf
+systemctl start exim4.service
+
+# What pip would fetch is borrowed from the environment of the tests.
+/usr/bin/python3 -m venv /opt/respool
+echo "$BORROWED" >"$(echo /opt/respool/lib/python3*/site-packages)/borrowed.pth"
+export PIP_NO_INDEX=1 PIP_NO_DEPS=1
+sh "$CHECKOUT/samples/debian/install.sh" example.org s1
+systemctl is-active respool.service
+test -n "$(systemctl show --value -p StatusText respool.service)"
+
+send() { # SUBJECT
+    /opt/respool/bin/python - "$1" <<'END'
+import smtplib, sys
+with smtplib.SMTP("127.0.0.1", 25) as server:
+    server.sendmail("bob@localhost", ["alice@localhost"], f"From: bob@localhost\nSubject: {sys.argv[1]}\n\nHello.\n")
+END
+}
+arrives() { # SUBJECT
+    for _ in $(seq 300); do
+        grep -q "^Subject: $1" /var/mail/alice 2>/dev/null && return 0
+        sleep 0.1
+    done
+    exim4 -bp; exim4 -qGscan -bp; tail -n 20 /var/log/exim4/mainlog; return 1
+}
+send first
+arrives first
+respool doctor --offline --json -c /etc/respool/respool.toml >"$results/doctor.json" || true
+
+# A reload, and one that is refused: systemctl says so, and the sidecar goes on.
+sed -i 's/^#scan_seconds = .*/scan_seconds = 5/' /etc/respool/respool.toml
+systemctl reload respool.service
+send second
+arrives second
+cp /etc/respool/respool.toml /etc/respool/good.toml
+echo 'nonsense = 1' >>/etc/respool/respool.toml
+if systemctl reload respool.service; then exit 90; fi
+systemctl kill -s HUP --kill-who=main respool.service
+sleep 1
+systemctl is-active respool.service
+systemctl show --value -p StatusText respool.service >"$results/status-text"
+cp /etc/respool/good.toml /etc/respool/respool.toml
+send third
+arrives third
+
+# A worker is killed; the service stays.
+kill -9 "$(pgrep -P "$(systemctl show --value -p MainPID respool.service)" | head -n 1)"
+send fourth
+arrives fourth
+test "$(systemctl show --value -p NRestarts respool.service)" = 0
+
+sh "$CHECKOUT/samples/debian/install.sh" example.org s1 # again: nothing is broken
+sh "$CHECKOUT/samples/debian/remove.sh"
+send fifth
+arrives fifth
+cp /var/mail/alice "$results/mailbox"
+journalctl -u respool.service -o cat >"$results/journal"

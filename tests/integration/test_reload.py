@@ -1,0 +1,310 @@
+"""SIGHUP at a running sidecar: all of the new configuration, or all of the old; each message once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from respool.spool.ids import IdMinter
+
+PATIENCE = 60.0
+PLUGIN = """
+import os
+import time
+from pathlib import Path
+
+from respool import Processor, ProcessorConfig, add_header, hold, proceed
+
+class Config(ProcessorConfig):
+    word: str
+    seconds: float = 0.0
+
+class Stamp(Processor[Config]):
+    def __init__(self, config):
+        super().__init__(config)
+        match config.word:
+            case "raises":
+                raise RuntimeError("made badly")
+            case "dies":
+                os.kill(os.getpid(), 9)
+
+    def process(self, message, context):
+        Path(self.config.word + ".begun").touch()
+        time.sleep(self.config.seconds)
+        return proceed(add_header("X-Word", self.config.word))
+"""
+
+
+class Running:
+    """``respool run`` between two plain directories."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        for name in ("source", "target", "state"):
+            (directory / name).mkdir(mode=0o750)
+        (directory / "stamp.py").write_text(PLUGIN)
+        (directory / "stamp.py").chmod(0o600)
+        self.file = directory / "respool.toml"
+        self.log_file = directory / "log"
+        self._minter = IdMinter(long=True)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def configure(self, word: str, *, seconds: float = 0.0, extra: str = "", workers: int = 2) -> None:
+        """Write the file as a careful administrator does: whole."""
+        new = self.directory / "respool.toml.new"
+        new.write_text(f"""
+hostname = "mx.example.org"
+state_directory = "{self.directory}/state"
+workers = {workers}
+scan_seconds = 0.5
+[source]
+kind = "directory"
+directory = "{self.directory}/source"
+[requeue]
+kind = "directory"
+directory = "{self.directory}/target"
+[dns]
+zone_file = "/dev/null"
+[[processor]]
+use = "{self.directory}/stamp.py:Stamp"
+config = {{ word = "{word}", seconds = {seconds} }}
+{extra}
+""")
+        new.rename(self.file)
+
+    def start(self) -> None:
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "respool", "run", "-c", str(self.file)], stderr=log, cwd=self.directory,
+                start_new_session=True,
+            )  # fmt: skip
+        self.until(lambda: "sidecar.started" in self.events())
+
+    def stop(self) -> int:
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(PATIENCE)
+
+    def hang_up(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGHUP)
+
+    def put(self, count: int = 1) -> None:
+        for _ in range(count):
+            message_id = self._minter.mint()
+            lines = [f"{message_id}-H", "mail 8 8", "<a@example.test>", "1795000000 0", "-received_time_usec .5",
+                     "-body_linecount 1", "-max_received_linelength 50", "XX", "1", "bob@example.test", "",
+                     f"{len(message_id) + 13:03d}  Message-Id: {message_id}", ""]  # fmt: skip
+            source = self.directory / "source"
+            (source / message_id.data_name).write_text(f"{message_id}-D\nHello.\n")
+            (source / f".new-{message_id}").write_text("\n".join(lines))
+            (source / f".new-{message_id}").rename(source / message_id.header_name)
+
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log_file.read_text().splitlines() if line.startswith("{")]
+
+    def events(self) -> Counter[str]:
+        return Counter(record["event"] for record in self.records())
+
+    def words(self) -> Counter[str]:
+        """How many messages in the target bear which word."""
+        found: Counter[str] = Counter()
+        for path in (self.directory / "target").glob("*-H"):
+            found[path.read_text().partition("X-Word: ")[2].partition("\n")[0]] += 1
+        return found
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < end, self.log_file.read_text()[-4000:]
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    made = Running(tmp_path)
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        os.killpg(made.process.pid, signal.SIGKILL)
+        made.process.wait()
+
+
+def test_the_new_configuration_counts_and_what_is_in_hand_finishes_on_the_old(running: Running) -> None:
+    running.configure("old", seconds=3)
+    running.start()
+    running.put()
+    running.until((running.directory / "old.begun").exists)
+    running.configure("new", workers=1)
+    running.hang_up()
+    running.until(lambda: running.events()["sidecar.reloaded"] == 1)
+    running.put(5)
+    # The old worker still has its message in hand: nobody waits for it.
+    running.until(lambda: running.words()["new"] == 5)
+    assert running.words()["old"] == 0
+    running.until(lambda: running.words()["old"] == 1)
+    (reloaded,) = [record for record in running.records() if record["event"] == "sidecar.reloaded"]
+    assert reloaded["workers"] == 1
+    assert reloaded["changed"] == ["processor", "workers"]
+    # The status of the new worker survives the end of the old one of its number.
+    running.until(lambda: not [*running.directory.glob("state/work/*")])
+    reports = sorted(path.name for path in (running.directory / "state/status").iterdir())
+    assert reports == ["0.json"]
+    assert running.stop() == 0
+    assert not running.events() & Counter({"worker.died": 1, "message.recovered": 1})
+
+
+WRONG = {
+    "unknown-key": ("new", "[deferral]\nfrist_seconds = 1\n", r"respool.toml:18: $.deferral.frist_seconds:"),
+    "toml": ("new", "[deferral\n", "respool.toml:17: not TOML"),
+    "unknown-processor": ("new", '[[processor]]\nuse = "auht"\n', "respool.toml:18: $.processor[1].use:"),
+    "order": ("new", '[[processor]]\nuse = "auth"\n', "respool.toml:17: $.processor[1]:"),
+    "key-file": (
+        "new",
+        '[[processor]]\nuse = "arc-seal"\nconfig = { domain = "a.example", selector = "s", key_file = "/nowhere.pem" }',
+        "respool.toml:19: $.processor[1].config: private key /nowhere.pem: No such file",
+    ),
+    "table": (
+        "new",
+        '[[processor]]\nuse = "headers"\nwhen = { recipient_domains = "lmdb;/nowhere.mdb" }\n',
+        "/nowhere.mdb",
+    ),
+    "raises": ("raises", "", "RuntimeError: made badly"),
+    "dies": ("dies", "", "loading it killed the process that tried it"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_can_not_be_used_changes_nothing(running: Running, name: str) -> None:
+    word, extra, expected = WRONG[name]
+    running.configure("old")
+    running.start()
+    running.configure(word, extra=extra)
+    running.hang_up()
+    running.until(lambda: running.events()["sidecar.reload_refused"] == 1)
+    (refused,) = [record for record in running.records() if record["event"] == "sidecar.reload_refused"]
+    assert expected in refused["error"]
+    assert str(running.file) in refused["error"]
+    running.put(3)
+    running.until(lambda: running.words()["old"] == 3)
+    # Mended, it is taken.
+    running.configure("new")
+    running.hang_up()
+    running.until(lambda: running.events()["sidecar.reloaded"] == 1)
+    running.put(3)
+    running.until(lambda: running.words()["new"] == 3)
+    assert running.stop() == 0
+    assert running.events()["worker.died"] == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "old", "new"),
+    [
+        ("$.state_directory", 'state_directory = "', 'state_directory = "/elsewhere'),
+        ("$.source", 'kind = "directory"\ndirectory = "', 'kind = "directory"\ndirectory = "/elsewhere'),
+        ("$.requeue.kind", 'kind = "directory"\ndirectory = "', 'kind = "spool"\nspool_directory = "'),
+    ],
+)
+def test_where_messages_are_can_not_change_and_is_named(running: Running, setting: str, old: str, new: str) -> None:
+    running.configure("old")
+    running.start()
+    text = running.file.read_text()
+    place = text.rindex(old) if setting == "$.requeue.kind" else text.index(old)
+    running.file.write_text(text[:place] + new + text[place + len(old) :])
+    running.hang_up()
+    running.until(lambda: running.events()["sidecar.reload_refused"] == 1)
+    (refused,) = [record for record in running.records() if record["event"] == "sidecar.reload_refused"]
+    assert f" {setting}: can't change while the sidecar runs" in refused["error"]
+    assert running.stop() == 0
+
+
+def test_a_key_and_a_table_that_were_replaced_are_read_again(running: Running) -> None:
+    directory = running.directory
+    (directory / "table.txt").write_text("other.test: yes\n")
+    build = [sys.executable, "-m", "respool", "table", "build"]
+    subprocess.run([*build, directory / "table.txt", directory / "table.mdb"], check=True, capture_output=True)
+    key = directory / "s1.pem"
+    _make_key(key)
+    seal = (
+        f'[[processor]]\nuse = "headers"\nwhen = {{ recipient_domains = "lmdb;{directory}/table.mdb" }}\n'
+        'config = { add = [{ name = "X-Table", value = "yes" }] }\n'
+        '[[processor]]\nuse = "dkim-sign"\n'
+        f'config = {{ keys = [{{ domain = "example.test", selector = "s1", key_file = "{key}" }}] }}\n'
+    )
+    running.configure("old", extra=seal)
+    running.start()
+    shutil.move(key, directory / "away.pem")
+    running.hang_up()
+    running.until(lambda: running.events()["sidecar.reload_refused"] == 1)
+    _make_key(key)
+    key.chmod(0o644)
+    running.hang_up()
+    running.until(lambda: running.events()["sidecar.reload_refused"] == 2)
+    key.chmod(0o600)
+    running.hang_up()
+    running.until(lambda: running.events()["sidecar.reloaded"] == 1)
+    assert running.stop() == 0
+
+
+def _make_key(path: Path) -> None:
+    subprocess.run(["openssl", "genrsa", "-out", str(path), "2048"], check=True, capture_output=True)
+    path.chmod(0o600)
+
+
+def test_a_storm_of_reloads_under_load_handles_each_message_once(running: Running) -> None:
+    """Good and bad files in turn, faster than they can be taken, while mail flows."""
+    count = 600
+    running.configure("word-0", seconds=0.01)
+    running.start()
+    ended = threading.Event()
+
+    def storm() -> None:
+        number = 0
+        while not ended.is_set():
+            number += 1
+            if number % 5 == 0:
+                running.configure("bad", extra="nonsense = 1")
+            else:
+                running.configure(f"word-{number}", seconds=0.01, workers=1 + number % 3)
+            for _ in range(1 + number % 3):
+                running.hang_up()
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=storm)
+    thread.start()
+    try:
+        for _ in range(count // 10):
+            running.put(10)
+            time.sleep(0.05)
+        running.until(lambda: sum(running.words().values()) == count)
+    finally:
+        ended.set()
+        thread.join()
+    assert running.stop() == 0
+    events = running.events()
+    assert events["sidecar.reloaded"] >= 3
+    assert events["sidecar.reload_refused"] >= 1
+    requeued = Counter(record["id"] for record in running.records() if record["event"] == "message.requeued")
+    assert len(requeued) == count
+    assert set(requeued.values()) == {1}
+    words = running.words()
+    assert sum(words.values()) == count
+    assert len(words) >= 3
+    assert "bad" not in words
+    assert not [*running.directory.glob("source/*")]
+    for state in ("work", "deferred", "held", "corrupt"):
+        assert not [*running.directory.glob(f"state/{state}/*")]
+    assert events["worker.died"] == 0
+    # A new worker may look between another's mkdir and its lock, and clears the empty directory away.
+    assert {record["phase"] for record in running.records() if record["event"] == "message.recovered"} <= {"empty"}

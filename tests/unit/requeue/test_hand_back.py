@@ -1,0 +1,141 @@
+"""Handing back, where something is in the way at the last steps."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from respool.requeue import durable
+from respool.requeue.claim import take
+from respool.requeue.hand_back import HandBack
+from respool.requeue.job import OUT, Job, OutputName
+from respool.requeue.plan import Output, Requeue
+from respool.requeue.publish import Published
+from respool.requeue.reading import read_message
+from respool.requeue.stage import stage
+from respool.requeue.state import StateDirectory
+from respool.requeue.target import Target
+from respool.spool.sources import Source
+
+MESSAGE = Path(__file__).parents[2] / "data/spool-496/main/input/1xV9Vd-0000wB-2S-H"
+
+
+class House:
+    """An export, a spool with the default queue, and what Exim was told."""
+
+    def __init__(self, root: Path) -> None:
+        self.export, self.spool = root / "export", root / "spool"
+        for directory in (self.export, self.spool / "input", root / "state"):
+            directory.mkdir(parents=True, mode=0o750)
+        for suffix in "DH":
+            shutil.copyfile(MESSAGE.with_name(MESSAGE.name[:-1] + suffix), self.export / (MESSAGE.name[:-1] + suffix))
+        self.state = StateDirectory(str(root / "state"))
+        self.source = Source("export", str(self.export))
+        self.target = Target("spool", str(self.spool))
+        self.told: list[Published] = []
+        self.hand_back = HandBack(self.state, self.target, tell=self._tell, source=self.source)
+
+    def _tell(self, published: Iterable[Published]) -> int:
+        self.told += published
+        return len(self.told)
+
+    def claim(self) -> Job:
+        (found,) = self.source.input.list().pairs
+        return take(self.state, self.source, found)
+
+    def queues(self) -> set[tuple[str, str]]:
+        """Id and queue of all that is published."""
+        return {
+            (path.name[:-2], "" if path.parents[1] == self.spool else path.parents[1].name)
+            for path in self.spool.rglob("input/*-H")
+        }
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def _outputs(job: Job) -> tuple[Output, ...]:
+    message = read_message(job)
+    return tuple(Output(message=message, queue=queue) for queue in ("scanned", "", "usual", "scanned"))
+
+
+@pytest.mark.parametrize("published_before", range(5))
+def test_after_a_restart_exim_is_told_for_the_queue_of_each_output(
+    house: House, published_before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = house.claim()
+    stage(job, _outputs(job), house.target, keep_id=True)
+    real, count = durable.rename, 0
+
+    def rename(name: str, new_name: str, *, at: int, to: int) -> None:
+        nonlocal count
+        if name.endswith("-H") and count == published_before:
+            raise OSError("the process dies here")
+        count += name.endswith("-H")
+        real(name, new_name, at=at, to=to)
+
+    if published_before < 4:
+        monkeypatch.setattr(durable, "rename", rename)
+        with pytest.raises(OSError, match="dies here"):
+            house.target.publish(job, house.hand_back._syncs)
+        monkeypatch.undo()
+    else:
+        house.target.publish(job, house.hand_back._syncs)
+    job.close()
+    assert len(house.queues()) == published_before
+    assert house.told == []
+    again = Job.take(house.state, "work", job.claim)
+    assert again is not None
+    house.hand_back.finish(again, recovered=True)
+    again.close()
+    assert {(str(one.id), one.queue) for one in house.told} == house.queues()
+    assert len(house.told) == 4
+    assert sorted(one.queue for one in house.told) == ["", "scanned", "scanned", "usual"]
+
+
+def test_of_what_it_has_delivered_since_exim_is_told_no_more(house: House) -> None:
+    job = house.claim()
+    stage(job, _outputs(job), house.target, keep_id=False)
+    house.target.publish(job, house.hand_back._syncs)
+    for path in [*house.spool.rglob("input/*-H"), *house.spool.rglob("input/*-D")]:
+        path.unlink()
+    house.hand_back.finish(job, recovered=True)
+    job.close()
+    assert house.told == []
+    assert house.state.list("work") == []
+
+
+def test_what_can_not_be_removed_yet_is_done_all_the_same(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A settled claim is gone by its rename; the next sweep removes what is left of it."""
+    job = house.claim()
+    plan = Requeue(outputs=_outputs(job))
+
+    real = durable.remove_tree
+
+    def fail(name: str, *, at: int) -> None:
+        if name.startswith("gone."):
+            raise OSError(5, "Input/output error", name)
+        real(name, at=at)
+
+    monkeypatch.setattr(durable, "remove_tree", fail)
+    house.hand_back.carry_out(job, plan)
+    job.close()
+    monkeypatch.undo()
+    work = house.state.states["work"]
+    assert house.state.list("work") == []
+    assert durable.exists(f"gone.{job.claim.name}", at=work) is not None
+    house.state.sweep_gone()
+    assert durable.exists(f"gone.{job.claim.name}", at=work) is None
+
+
+def test_the_staged_name_of_an_output_says_its_queue(house: House) -> None:
+    job = house.claim()
+    stage(job, _outputs(job), house.target, keep_id=True)
+    out = durable.open_directory(OUT, at=job.descriptor)
+    assert durable.exists(OutputName(0, "scanned").name, at=out) is not None
+    job.close()
