@@ -36,6 +36,8 @@ __all__ = [
 ]
 
 _HEADER_NAME: Final = re.compile(rb"[!-9;-~]+")
+#: An LF that begins no continuation line, or one of white space alone.
+_NO_FOLD: Final = re.compile(rb"\n(?![ \t]++[^\n])")
 
 #: RFC 3461 NOTIFY bits as Exim stores them (macros.h).
 DSN_NEVER, DSN_SUCCESS, DSN_FAILURE, DSN_DELAY = 0x02, 0x04, 0x08, 0x10
@@ -123,7 +125,7 @@ class Header(Struct, frozen=True, gc=False):
         if _HEADER_NAME.fullmatch(name) is None:
             raise ValueError(f"not a header field name: {name!r}")
         value = value.strip(b" ")
-        if b"\0" in value or b"\r" in value or re.search(rb"\n(?![ \t])|\n[ \t]*(?:\n|\Z)", value):
+        if b"\0" in value or b"\r" in value or _NO_FOLD.search(value):
             raise ValueError(f"the value of {name.decode()} would break the header section")
         return cls(flag=flag_for(name), raw=name + b": " + value + b"\n")
 
