@@ -195,9 +195,9 @@ def _spf_macros(data: bytes) -> None:
     assert len(expanded) <= MAX_EXPLANATION
     assert expanded.isascii()
     letters = {piece.letter for piece in spec.pieces if isinstance(piece, Macro)}
-    # pyspf asks DNS for p, shortens even an explanation as if it were a name, refuses %% at the end, and knows
-    # the transformer only as r, where ABNF means R as well.
-    if letters.isdisjoint("pt") and len(expanded) <= 253 and not text.endswith("%%") and "R" not in text:
+    # pyspf asks DNS for p, never divides v, shortens even an explanation as if it were a name, refuses %% at the
+    # end, and knows the transformer only as r, where ABNF means R as well.
+    if letters.isdisjoint("ptv") and len(expanded) <= 253 and not text.endswith("%%") and "R" not in text:
         assert expanded == pyspf_query().expand(text, stripdot=False)
     with contextlib.suppress(SpfSyntaxError):
         assert len(expand_domain(parse_domain_spec(text), PyspfValues())) <= 253
