@@ -53,7 +53,22 @@ def results_of(value: bytes, authserv_id: bytes) -> list[bytes] | None:
     if found is None or found != comparable_id(authserv_id):
         return None
     reduced = [b" ".join(part.split()) for part in parts]
-    return [result for result in reduced if result and result.lower() != b"none"]
+    return [result for result in reduced if result and not _says_nothing(result)]
+
+
+def _says_nothing(result: bytes) -> bool:
+    """True for ``none``, for a comment, and for both (RFC 8601 2.2 no-result)."""
+    if b"(" not in result:
+        return result.lower() == b"none"
+    cursor = Cursor(result)
+    try:
+        cursor.skip_cfws()
+        if not cursor.at_end() and cursor.match(KEYWORD).lower() != b"none":
+            return False
+        cursor.skip_cfws()
+    except UnreadableError:
+        return False
+    return cursor.at_end()
 
 
 def _divide(cursor: Cursor) -> tuple[bytes, list[bytes]]:
