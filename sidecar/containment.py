@@ -13,10 +13,14 @@ import os
 import resource
 import threading
 from functools import partial
+from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from .worker import EXIT_HUNG, MESSAGE_THREAD
+#: How the names of threads begin that have messages in hand.
+MESSAGE_THREAD: Final = "respool-message-"
+#: The exit code of a worker whose place another has to take.
+EXIT_UNFIT: Final = 70
 
 
 def contain(log: FilteringBoundLogger, memory_mib: int) -> None:
@@ -34,7 +38,7 @@ def limit_memory(mib: int) -> None:
 
 
 def _end_fork() -> None:
-    os._exit(EXIT_HUNG)
+    os._exit(EXIT_UNFIT)
 
 
 def _tell_of_fork(log: FilteringBoundLogger) -> None:
@@ -52,4 +56,4 @@ def _thread_failed(log: FilteringBoundLogger, raised: threading.ExceptHookArgs) 
         exc_info=(raised.exc_type, raised.exc_value, raised.exc_traceback),
     )  # fmt: skip
     if is_ours:
-        os._exit(EXIT_HUNG)
+        os._exit(EXIT_UNFIT)

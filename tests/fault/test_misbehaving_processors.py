@@ -26,9 +26,9 @@ PLUGIN = Path(misbehaving.__file__)
 #: The sidecar, its patience shortened.
 SIDECAR = """
 import sys
-from respool.sidecar import engine, supervisor, worker
+from respool.sidecar import engine, pause, supervisor
 from respool.sidecar.cli import main
-worker._PAUSE = 0.2
+pause.SECONDS = 0.2
 engine.MOST_CRASHES = 2
 supervisor._RESTART_WAIT = 0.1
 sys.argv = ["respool", "run", "-c", sys.argv[1]]
