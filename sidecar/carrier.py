@@ -9,6 +9,7 @@ Diagnostics: carry() raises nothing of the system: the job is kept and tried aga
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections import Counter
@@ -135,7 +136,7 @@ class Carrier:
         now = time.monotonic()
         failures = before.failures + 1 if before is not None else 1
         first = before.first if before is not None and before.failures else now
-        if isinstance(error, OSError) and failures == 1:
+        if isinstance(error, OSError) and (failures == 1 or error.errno == errno.EBADF):
             self._pause.begin(error, str(job.id))
         else:
             self._reporter.failed(str(error), str(job.id))

@@ -7,12 +7,14 @@ Diagnostics: raises nothing; ``intake.paused`` says what is in the way and what 
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
+from .containment import OwnDescriptors
 from .obstacles import Obstacle
 from .status import Reporter
 
@@ -25,14 +27,21 @@ class Pause:
     """Shared by the threads of a worker. obstacles looks for what an administrator can remove."""
 
     def __init__(
-        self, log: FilteringBoundLogger, reporter: Reporter, obstacles: Callable[[], tuple[Obstacle, ...]]
+        self,
+        log: FilteringBoundLogger,
+        reporter: Reporter,
+        obstacles: Callable[[], tuple[Obstacle, ...]],
+        descriptors: OwnDescriptors,
     ) -> None:
-        self._log, self._reporter, self._obstacles = log, reporter, obstacles
+        self._log, self._reporter, self._obstacles, self._descriptors = log, reporter, obstacles, descriptors
         self._last_success = time.monotonic()
         self._last_trouble = self._until = 0.0
 
     def begin(self, error: OSError, message_id: str = "") -> None:
-        """Trouble with the system itself: take nothing new for a while."""
+        """Trouble with the system itself: take nothing new for a while. Does not return where waiting can't help."""
+        if error.errno == errno.EBADF:
+            # Somebody closed what is not its own, a message's directory perhaps.
+            self._descriptors.end([str(error)], message_id)
         self._last_trouble = time.monotonic()
         self._until = self._last_trouble + SECONDS
         obstacles = self._obstacles()

@@ -30,7 +30,8 @@ class Watchdog:
     """A thread that looks every second. hung_after is in seconds.
 
     running names the processor that a thread is in. beat is called while the main loop
-    comes round, or waits for the threads at the end, each of which is watched.
+    comes round, or waits for the threads at the end, each of which is watched. check is
+    called each time.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class Watchdog:
         running: Callable[[int], str],
         beat: Callable[[], None] | None,
         is_stopping: Callable[[], bool],
+        check: Callable[[], None],
     ) -> None:
         self._log, self._hung_after, self._running = log, hung_after, running
-        self._beat, self._is_stopping = beat, is_stopping
+        self._beat, self._is_stopping, self._check = beat, is_stopping, check
         self._ended = threading.Event()
         self._guard = threading.Lock()
         self._main_thread = 0
@@ -85,6 +87,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._ended.wait(1.0):
+            self._check()
             self._check_hung()
             if self._beat is not None and self._is_coming_round():
                 self._beat()

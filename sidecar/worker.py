@@ -29,10 +29,10 @@ from ..spool.ids import MessageId
 from ..spool.sources import Source
 from . import pause
 from .carrier import ONCE_PATIENCE, Carrier
-from .containment import MESSAGE_THREAD
+from .containment import EXIT_UNFIT, MESSAGE_THREAD, OwnDescriptors
 from .engine import Engine, is_failure
 from .intake import Intake, Item
-from .leaks import is_leaking
+from .leaks import Leaks
 from .measure import Meter
 from .obstacles import Obstacle
 from .pause import Pause
@@ -79,6 +79,7 @@ class Worker:
         beat: Callable[[], None] | None = None,
         obstacles: Callable[[], tuple[Obstacle, ...]] = tuple,
         slots: Slots | None = None,
+        descriptors: OwnDescriptors,
     ) -> None:
         self._state, self._source, self._log = state, source, log
         self._slots, self._ledger, self._at_end, self._obstacles = slots, ledger, at_end, obstacles
@@ -92,13 +93,15 @@ class Worker:
         self._next_report = 0.0
         self._reporter = Reporter(state, number, meter)
         self._intake = Intake(number, count)
-        self._pause = Pause(log, self._reporter, obstacles)
+        self._pause = Pause(log, self._reporter, obstacles, descriptors)
+        self._leaks = Leaks(log, threads)
         self._watchdog = Watchdog(
             log,
             hung_after=(deadline_seconds + requeue_seconds) * _GRACE + pause.SECONDS,
             running=engine.running,
             beat=beat,
             is_stopping=self._stopping.is_set,
+            check=descriptors.check,
         )
         self._carrier = Carrier(
             state, source, engine, log,
@@ -163,6 +166,8 @@ class Worker:
         self._carrier.let_go()
         if self._ledger is not None:
             self._ledger.close()
+        if self._leaks.were_found:
+            return EXIT_UNFIT
         if self._carrier.kept() or self._left:
             return EXIT_TEMPORARY
         return EXIT_FAILED if any(is_failure(state) for state in self.ended) else EXIT_DONE
@@ -183,12 +188,15 @@ class Worker:
         if not self._pause.is_trouble_over() and self._pause.seconds_left() <= 0 and self._is_idle():
             # No message is there to try with, and every look has gone well since.
             self._pause.end()
-        if is_leaking(self._log, self._thread_count):
-            self.stop()
+        self._check_leaks()
         if now >= self._next_report:
             self._next_report = now + _REPORT_SECONDS
             self._report()
         self._runner.sweep(now)
+
+    def _check_leaks(self) -> None:
+        if self._leaks.check():
+            self.stop()
 
     def _is_idle(self) -> bool:
         is_busy = self._watchdog.in_hand() or self._carrier.kept() or self._intake.waiting()
@@ -230,6 +238,8 @@ class Worker:
                     self._take_up(item, wait)
                 finally:
                     self._probing.release()
+            # Here, too: it takes many messages a second to run out between two rounds of the main thread.
+            self._check_leaks()
 
     def _take_up(self, item: Item, wait: float) -> None:
         if isinstance(item, Found):
