@@ -21,7 +21,7 @@ import lmdb
 from msgspec import Struct
 
 from respool import ConfigError, TemporaryError
-from respool.requeue import durable, ledger
+from respool.requeue import durable, ledger_file
 from respool.requeue.state import STATES
 from respool.sidecar import log, pause
 from respool.sidecar.config import Config, decode
@@ -202,5 +202,5 @@ def _install(fault: Fault | None, writer: int) -> Callable[[], int]:
 
     for name in POINTS:
         setattr(durable, name, wrap(getattr(durable, name)))
-    ledger.commit = wrap(ledger.commit)
+    ledger_file.commit = wrap(ledger_file.commit)
     return lambda: count
