@@ -21,7 +21,8 @@ from ..requeue.job import Job
 from ..requeue.notify import Notifier, SocketThenCommand, Tell, tell_nobody
 from ..requeue.publish import Published
 from ..requeue.slots import Slots
-from ..requeue.smtp import SmtpDestination, SmtpSettings
+from ..requeue.smtp import SmtpDestination
+from ..requeue.smtp_server import SmtpSettings
 from .config import SmtpRequeue, SpoolRequeue
 from .containment import OwnDescriptors
 from .engine import Engine, Report
