@@ -13,8 +13,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from .authres_parse import MAX_LENGTH, comparable_id
-from .structured_field import KEYWORD, NUMBER, TOKEN, Cursor, UnreadableError
+from .authres_parse import MAX_LENGTH, comparable_id, skip_version
+from .structured_field import KEYWORD, TOKEN, Cursor, UnreadableError
 
 #: What nearly all fields and results look like. What matches means the same to a Cursor, which reads the rest.
 _USUAL_ID: Final = re.compile(rb'[ \t\r\n]*(%b)[ \t\r\n]*;(?=(?:[^("]++|"[^"\\;]*+")*+\Z)' % TOKEN.pattern)
@@ -107,10 +107,5 @@ def _method_and_word(cursor: Cursor) -> tuple[bytes, bytes]:
     cursor.skip_cfws()
     name = cursor.match(KEYWORD)
     cursor.skip_cfws()
-    if cursor.take(b"/"):
-        cursor.skip_cfws()
-        cursor.match(NUMBER)
-        cursor.skip_cfws()
-    cursor.require(b"=")
-    cursor.skip_cfws()
+    skip_version(cursor)
     return name, cursor.match(KEYWORD)

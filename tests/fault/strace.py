@@ -21,7 +21,7 @@ from typing import Any
 from msgspec import Struct
 
 from respool import ConfigError, TemporaryError
-from respool.sidecar import log, worker
+from respool.sidecar import log, pause
 from respool.sidecar.preparation import prepare
 from respool.sidecar.worker_setup import make_worker
 
@@ -92,7 +92,7 @@ def _wait_until_traced(child: int, tracer: subprocess.Popen[bytes]) -> None:
 def _drain(setup: Setup) -> int:
     """What Worker.run(once) does, in this thread alone."""
     log.configure(level=50, terminal=False)
-    worker._PAUSE = 0.01
+    pause.SECONDS = 0.01
     prepared = prepare(setup.config)
     one: Any = make_worker(prepared, log.get(), once=True, trace=False)
     one._attempt(one._recover_all)

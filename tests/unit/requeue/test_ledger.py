@@ -13,7 +13,9 @@ import lmdb
 import pytest
 
 from respool.requeue import ledger as ledgers
-from respool.requeue.ledger import Ledger, LedgerError, key_of, open_for_reading, renew, restore
+from respool.requeue import ledger_file
+from respool.requeue.ledger import Ledger, key_of, open_for_reading, renew, restore
+from respool.requeue.ledger_file import LedgerError
 from respool.requeue.state import Claim, StateDirectory
 from respool.spool.ids import MessageId
 
@@ -106,7 +108,7 @@ def test_settled_survives_and_owned_is_restored_in_claim_order(state: StateDirec
 
 
 def test_the_map_grows_and_stops_at_its_bound(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledgers, "_FIRST_SIZE", 1 << 16)
+    monkeypatch.setattr(ledger_file, "_FIRST_SIZE", 1 << 16)
     ledger = Ledger(state, largest=1 << 20)
     names = [b"%d@%b.example" % (number, b"x" * 200) for number in range(20000)]
     with pytest.raises(LedgerError, match="largest size"):
@@ -121,14 +123,14 @@ def test_threads_share_commits_and_each_recipient_has_one_owner(
     state: StateDirectory, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits = 0
-    real = ledgers.commit
+    real = ledger_file.commit
 
     def counted(transaction: Any) -> None:
         nonlocal commits
         commits += 1
         real(transaction)
 
-    monkeypatch.setattr(ledgers, "commit", counted)
+    monkeypatch.setattr(ledger_file, "commit", counted)
     claims = [claim(state, number) for number in range(1, 17)]
     answers: dict[int, frozenset[bytes]] = {}
     barrier = threading.Barrier(len(claims))
@@ -149,7 +151,7 @@ def test_threads_share_commits_and_each_recipient_has_one_owner(
 
 
 def test_processes_grow_the_map_under_each_other(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledgers, "_FIRST_SIZE", 1 << 16)
+    monkeypatch.setattr(ledger_file, "_FIRST_SIZE", 1 << 16)
     children: list[int] = []
     for number in (1, 2, 3):
         child = os.fork()
@@ -187,7 +189,7 @@ def test_after_a_failed_write_the_file_is_opened_anew(
         raise lmdb.PanicError("meta page")
 
     with monkeypatch.context() as broken:
-        broken.setattr(ledgers, "commit", panic)
+        broken.setattr(ledger_file, "commit", panic)
         with pytest.raises(LedgerError):
             ledger.put(mine, 7, RECIPIENTS)
     assert ledger._owned._environment is not before
