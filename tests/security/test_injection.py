@@ -219,7 +219,7 @@ def hostile_message(text: bytes) -> Message:
 
 def hostile_zone(text: bytes) -> str:
     # In the words of a master file: \DDD for each byte, strings of at most 255.
-    shown = "".join(f"\\{byte:03d}" for byte in text[:200])
+    shown = "".join(f"\\{byte:03d}" for byte in text[:40])
     return f"""
 evil.example. TXT "v=spf1 exp=why.evil.example include:{shown[:40]}.evil.example -all"
 why.evil.example. TXT "{shown}"
@@ -238,7 +238,7 @@ def test_nothing_gets_through_a_built_in_processor(kind: str, tmp_path: Path) ->
     }.items():
         (tmp_path / name).write_bytes(content)
         (tmp_path / name).chmod(0o600)
-    (tmp_path / "routes").write_text("forwarded.example: hosts=192.0.2.9\n")
+    (tmp_path / "routes").write_text("forwarded.example: route=192.0.2.9\n")
     build_table(str(tmp_path / "routes"), str(tmp_path / "routes.mdb"))
     key = f'domain = "example.org", selector = "s1", key_file = "{tmp_path}/key.pem"'
     setup = Setup(
