@@ -75,9 +75,9 @@ def _inside(operation: Any, argument: Any) -> list[Parts]:
 def _fits(atom: tuple[Any, Any], character: str, flags: int) -> bool:
     operation, argument = atom
     if operation is sre.LITERAL:
-        return ord(character) == argument
+        return bool(ord(character) == argument)
     if operation is sre.NOT_LITERAL:
-        return ord(character) != argument
+        return bool(ord(character) != argument)
     if operation is sre.ANY:
         return bool(flags & re.DOTALL) or character != "\n"
     answer = any(_is_member(item, character) for item in argument if item[0] is not sre.NEGATE)
@@ -87,7 +87,7 @@ def _fits(atom: tuple[Any, Any], character: str, flags: int) -> bool:
 def _is_member(item: tuple[Any, Any], character: str) -> bool:
     kind, value = item
     if kind is sre.LITERAL:
-        return ord(character) == value
+        return bool(ord(character) == value)
     if kind is sre.RANGE:
         return bool(value[0] <= ord(character) <= value[1])
     tests = {
