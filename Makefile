@@ -11,16 +11,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint docs unit bench campaign system peers setup lock clean
+.PHONY: help demo test lint audit docs unit bench campaign system peers setup lock clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
-	@echo "also: lint docs unit bench campaign system peers setup lock clean"
+	@echo "also: lint audit docs unit bench campaign system peers setup lock clean"
 
 demo: $(READY)
 	$(BIN)/respool demo --dir demo
 
-test: lint docs unit
+test: lint audit docs unit
 
 # Style, types, and the direction of imports between the rooms.
 lint: $(READY)
@@ -29,6 +29,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# Known vulnerabilities of what is locked. Where nobody can be asked, it says so and passes (.ci/audit).
+audit: $(READY)
+	$(BIN)/python .ci/audit $(BIN)/pip-audit requirements/run.txt requirements/dev.txt
 
 # The site of all documents, build/site/index.html. A link or an anchor that leads nowhere is an error.
 docs: $(READY)

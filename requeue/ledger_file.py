@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import stat
 import struct
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -61,9 +61,14 @@ class LmdbFile:
         if not read_only and os.geteuid() == 0:
             owner = os.stat(os.path.dirname(path))
             for name in (path, path + "-lock"):
-                shutil.chown(name, owner.st_uid, owner.st_gid)
+                os.chown(name, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
     def _open(self) -> Any:
+        for name in (self._path, self._path + "-lock"):
+            # LMDB follows links; whoever opens this may be root, and the directory Exim's.
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISREG(os.stat(name, follow_symlinks=False).st_mode):
+                    raise LedgerError(f"{name} is no regular file")
         if not self._read_only:
             _reserve_lock_file(self._path + "-lock")
         try:

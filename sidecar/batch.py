@@ -119,11 +119,10 @@ class Batch:
         """
         try:
             if self._locks is None:
-                self._locks = os.open(
-                    LOCKS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, durable.FILE_MODE, dir_fd=self._staging
-                )
+                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._locks = os.open(LOCKS, flags, durable.FILE_MODE, dir_fd=self._staging)
             # A descriptor of its own: two threads share the locks of one.
-            descriptor = os.open(LOCKS, os.O_RDWR | os.O_CLOEXEC, dir_fd=self._staging)
+            descriptor = os.open(LOCKS, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._staging)
             try:
                 if not lock_number(descriptor, zlib.crc32(found.id.encode()), self._patience_seconds):
                     reason = f"another worker has had it in hand for {self._patience_seconds:.0f} s: resume later"
