@@ -222,7 +222,11 @@ def _processors(overview: Overview) -> Table:
     for figures in overview.processors:
         usual = f"{figures.usual_seconds:g} s" if figures.usual_seconds is not None else "longer"
         table.add_row(
-            terminal.plain(figures.short_name), f"{figures.number:,}", seconds(figures.mean_seconds), usual, _answers(figures)
+            terminal.plain(figures.short_name),
+            f"{figures.number:,}",
+            seconds(figures.mean_seconds),
+            usual,
+            _answers(figures),
         )
     return table
 
