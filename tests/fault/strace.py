@@ -9,19 +9,25 @@ Diagnostics: StraceError when strace can't attach; RuntimeError for a run that e
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import signal
 import subprocess
+import sys
+import tempfile
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import lmdb
 from msgspec import Struct
 
 from respool import ConfigError, TemporaryError
 from respool.sidecar import log, worker
+from respool.sidecar.pipeline_setup import build_steps
 from respool.sidecar.preparation import prepare
 from respool.sidecar.worker_setup import make_worker
 
@@ -52,6 +58,14 @@ class CallFault(Struct, frozen=True):
         return f"inject={self.call}:{what}:when={self.number}"
 
 
+def warm(setup: Setup) -> None:
+    """Import here what each child would import anew: what fails there shall be a call of respool's own."""
+    build_steps(setup.config.processor)
+    with tempfile.TemporaryDirectory() as directory:
+        lmdb.open(directory).close()
+    codecs.lookup("ascii")
+
+
 def run(setup: Setup, *arguments: str) -> int:
     """Run the sidecar once in one thread, with strace attached if it gets arguments; the exit code."""
     child = os.fork()
@@ -65,6 +79,8 @@ def run(setup: Setup, *arguments: str) -> int:
             code = 78
         except TemporaryError:
             code = 75
+        except BaseException:  # noqa: BLE001 a child of the test must say what it died of, and never return
+            traceback.print_exc(file=sys.stderr)
         finally:
             os._exit(code)
     tracer: subprocess.Popen[bytes] | None = None
@@ -94,7 +110,10 @@ def _drain(setup: Setup) -> int:
     log.configure(level=50, terminal=False)
     worker._PAUSE = 0.01
     prepared = prepare(setup.config)
-    one: Any = make_worker(prepared, log.get(), once=True, trace=False)
+    try:
+        one: Any = make_worker(prepared, log.get(), once=True, trace=False)
+    except OSError:
+        return 75  # as the supervisor's child ends
     one._attempt(one._recover_all)
     one._attempt(one._scan)
     one._attempt(one._retry_deferred)
