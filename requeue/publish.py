@@ -60,8 +60,10 @@ def publish(job: Job, target: Target, syncs: GroupSync) -> tuple[Published, ...]
             for directory in {p.directory_key: p.directory for p in publications}.values():
                 syncs.sync(directory)
         finally:
-            for publication in publications:
-                publication.close(job)
+            # One that can't be unlocked may not keep Exim out of the others.
+            with contextlib.ExitStack() as all_of_them:
+                for publication in publications:
+                    all_of_them.callback(publication.close, job)
     return tuple(Published(p.id, p.name.queue) for p in publications)
 
 

@@ -271,13 +271,17 @@ class Supervisor:
                 beat=partial(self._present.heartbeats.beat, number),
             )
         except OSError as error:
-            # The ledger's files can't be opened: as with all that the system refuses, again later.
-            log.error("worker.not_started", error=error)
-            return EXIT_TEMPORARY
+            return _not_started(log, error)
         _on_stop(worker.stop)
         contain(self._log, prepared.config.memory_mib)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return worker.run()
+
+
+def _not_started(log: FilteringBoundLogger, error: OSError) -> int:
+    """The exit code: the ledger's files can't be opened now, and as with all that the system refuses, again later."""
+    log.error("worker.not_started", error=error)
+    return EXIT_TEMPORARY
 
 
 def _on_stop(stop: Callable[[], None]) -> None:
