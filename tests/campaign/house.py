@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from respool import add_header
 from respool.lookups.table_build import build as build_table
-from respool.requeue.state import STATES
+from respool.requeue.state import GONE, STATES
 from respool.spool import editing
 from respool.spool.envelope import Envelope
 from respool.spool.header_file import parse_header_file, render_header_file
@@ -287,9 +287,9 @@ config = {{ {key} }}
     # What became of it.
 
     def in_state(self, state: str) -> list[str]:
-        """The names in a state directory."""
+        """The names in a state directory, but for directories that a worker has emptied and keeps, or removes."""
         try:
-            return sorted(os.listdir(self.state / state))
+            return sorted(name for name in os.listdir(self.state / state) if not name.startswith(GONE))
         except FileNotFoundError:
             return []
 

@@ -38,7 +38,8 @@ HARMLESS = {
 
 def test_all_misdeeds_at_once(tmp_path: Path) -> None:
     deeds = "".join(
-        f"if number == {number}: {deed}\n        " for number, deed in (DEADLY | CONTAINED | HARMLESS).items()
+        f"if number == {number}:\n            {deed}\n        "
+        for number, deed in (DEADLY | CONTAINED | HARMLESS).items()
     )
     with House(tmp_path / "house", plugin=f"{deeds}return proceed()", deadline_seconds=1.0, is_impatient=True) as house:
         house.start()
