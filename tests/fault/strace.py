@@ -26,6 +26,7 @@ import lmdb
 from msgspec import Struct
 
 from respool import ConfigError, TemporaryError
+from respool.requeue import durable
 from respool.sidecar import log, worker
 from respool.sidecar.pipeline_setup import build_steps
 from respool.sidecar.preparation import prepare
@@ -109,6 +110,8 @@ def _drain(setup: Setup) -> int:
     """What Worker.run(once) does, in this thread alone."""
     log.configure(level=50, terminal=False)
     worker._PAUSE = 0.01
+    if not setup.ordered:
+        setattr(durable, "keeps_metadata_in_order", lambda _descriptor: False)  # noqa: B010 typed otherwise
     prepared = prepare(setup.config)
     try:
         one: Any = make_worker(prepared, log.get(), once=True, trace=False)

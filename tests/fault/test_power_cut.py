@@ -52,7 +52,7 @@ def mounted(image: Path, place: Path, options: str = "loop,commit=600") -> Gener
 def make_image(path: Path, *features: str) -> None:
     with path.open("wb") as file:
         file.truncate(_MIB << 20)
-    command = ["mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", *features, path]
+    command: list[str | Path] = ["mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", *features, path]
     subprocess.run(command, check=True)
 
 

@@ -48,9 +48,10 @@ def test_a_storm_of_kills_delivers_each_message_once(start_exim: EximFactory) ->
         killed_at_work += bool(sidecar.in_state("work"))
     sidecar.start()
     end = time.monotonic() + 300
-    while (exim.pairs("scan") or exim.pairs() or sidecar.in_state("work")) and time.monotonic() < end:
+    while (exim.pairs("scan") or sidecar.in_state("work")) and time.monotonic() < end:
         time.sleep(0.1)
     assert sidecar.stop() == 0
+    # Not left to the daemon: among very many notifications that of 4.96 may cease to start runners (its alarm is lost).
     exim.run_queue(force=True)
     counts = Counter(
         delivery.content.partition(b"Message-ID: <")[2].partition(b"@")[0] for delivery in exim.deliveries()
