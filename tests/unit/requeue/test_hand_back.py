@@ -126,6 +126,27 @@ def test_an_output_that_can_t_be_unlocked_keeps_exim_out_of_no_other(
     job.close()
 
 
+def test_a_rename_of_which_a_power_cut_left_both_names_was_made(house: House) -> None:
+    """Where metadata is not kept in order: the target is synced first, then out/."""
+    job = house.claim()
+    stage(job, _outputs(job)[:2], house.target, keep_id=True)
+    house.target.publish(job, house.hand_back._syncs)
+    published = house.queues()
+    job.close()
+    out = Path(house.state.path) / "work" / job.claim.name / OUT
+    for number, name in enumerate(("0@scanned-H", "1-H")):
+        ((header, _),) = [pair for pair in published if pair[1] == ("scanned", "")[number]]
+        place = house.spool / ("scanned" if number == 0 else "") / "input"
+        (out / name).hardlink_to(place / f"{header}-H")
+    again = Job.take(house.state, "work", job.claim)
+    assert again is not None
+    house.hand_back.finish(again, recovered=True)
+    again.close()
+    assert house.queues() == published
+    assert len(list(house.spool.rglob("*-D"))) == len(list(house.spool.rglob("*-H"))) == 2
+    assert house.state.list("work") == []
+
+
 def test_of_what_it_has_delivered_since_exim_is_told_no_more(house: House) -> None:
     job = house.claim()
     stage(job, _outputs(job), house.target, keep_id=False)
