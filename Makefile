@@ -46,10 +46,15 @@ unit: $(READY)
 bench: $(READY)
 	set -e; for file in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py); done
 
-# The fault tests at full length: every call killed and failed, hundreds of random kills; bodies of 200 MB.
+# What docs/faults.md counts: every call killed and failed, power cut at every step, a storm of kills beside a live
+# Exim, whatever the whole sidecar depends on broken, bodies of 200 MB, a day's mail. Takes hours. TMPDIR should be on
+# a file system with a journal: elsewhere no job directories are kept, and what is found is true of that alone.
 campaign: $(READY)
-	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q -n auto tests/fault tests/integration/test_storm.py
+	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q -n auto tests/fault
+	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q -s tests/integration/test_storm.py
+	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q -s tests/campaign/test_troubles.py tests/campaign/test_wild_plugins.py
 	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q tests/unit/processors/authentication/test_hostile_signatures.py -k large_bodies
+	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q -s tests/campaign/test_soak.py
 
 # Debian packages, as root, and what Debian has not (peers).
 system:
