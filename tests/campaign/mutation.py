@@ -28,6 +28,7 @@ import time
 import tomllib
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, NoReturn
 
@@ -173,11 +174,10 @@ class Campaign:
             Task(module, mutant, lines[mutant.line - 1].strip(), self._tests(module, mutant))
             for mutant in _drawn(found, lines, sample, seed)
         ]
-        fates = dict(_fates(tasks, self._trees, source))
         counts = dict.fromkeys(("killed", "timeout", "unreached", "survived", "explained"), 0)
         survivors: list[str] = []
-        for number, task in enumerate(tasks):
-            fate = fates[number]
+        for number, fate in _fates(tasks, self._trees, source):
+            task = tasks[number]
             if fate in {"survived", "unreached"}:
                 if task.key in explained:
                     fate = "explained"
@@ -209,7 +209,7 @@ def _drawn(found: list[Mutant], lines: list[str], sample: int, seed: str) -> lis
 
 def _measure(tree: Path, part: Part) -> Reach:
     report = tree / "reach.json"
-    process = _fork(tree, lambda: _run_measured(tree, part, report))
+    process = _fork(tree, partial(_run_measured, tree, part, report))
     _, status = os.waitpid(process, 0)
     if status:
         sys.exit(f"the tests fail without a change:\n{(tree / 'output').read_text()[-4000:]}")
@@ -274,7 +274,7 @@ def _fates(tasks: list[Task], trees: list[Path], source: bytes) -> Iterator[tupl
                 continue
             tree = idle.pop()
             _put(tree, task.module, task.mutant.apply(source))
-            process = _fork(tree, lambda tree=tree, task=task: _run_chosen(tree, task))
+            process = _fork(tree, partial(_run_chosen, task))
             running[process] = number, tree, time.monotonic() + 30 + 5 * sum(task.tests.values())
         time.sleep(0.02)
         for process, (number, tree, deadline) in list(running.items()):
@@ -292,7 +292,7 @@ def _fates(tasks: list[Task], trees: list[Path], source: bytes) -> Iterator[tupl
             yield number, "timeout" if late else "survived" if status == 0 else "killed"
 
 
-def _run_chosen(tree: Path, task: Task) -> int:
+def _run_chosen(task: Task) -> int:
     files = sorted({name.partition("::")[0] for name in task.tests})
     return int(pytest.main([*_OPTIONS, "-x", *files], plugins=[_Choice(task.tests)]))
 
