@@ -262,3 +262,44 @@ def test_the_table_of_readers_has_its_room_before_it_is_mapped(ledger: Ledger, t
     for path in locks:
         status = path.stat()
         assert status.st_blocks * 512 >= status.st_size >= ledgers._LOCK_FILE_BYTES
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_makes_belongs_to_the_owner_of_the_state_directory(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65533)
+    state = StateDirectory(str(tmp_path))
+    ledger = Ledger(state)
+    ledger.close()
+    state.close()
+    made = [tmp_path / "ledger", *(tmp_path / "ledger").iterdir()]
+    assert len(made) == 5
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(65534, 65533)}
+
+
+def test_all_who_wait_during_a_commit_share_the_next(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = 5
+    commits = 0
+    entered = threading.Event()
+    real = ledgers.commit
+
+    def commit(transaction: Any) -> None:
+        nonlocal commits
+        commits += 1
+        if commits == 1:
+            entered.set()
+            deadline = time.monotonic() + 60
+            while len(ledger._settled._waiting) < waiting and time.monotonic() < deadline:
+                time.sleep(0.001)
+        real(transaction)
+
+    monkeypatch.setattr(ledgers, "commit", commit)
+    names = [b"%d@x.example" % number for number in range(waiting + 1)]
+    threads = [threading.Thread(target=ledger.settle, args=(Claim(1, ID), 7, [name])) for name in names]
+    threads[0].start()
+    assert entered.wait(60)
+    for thread in threads[1:]:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert commits == 2
+    assert {entry.recipient for entry in ledger.entries()} == set(names)
