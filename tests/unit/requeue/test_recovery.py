@@ -105,3 +105,16 @@ def test_a_complete_claim_is_left_as_it_is(state: StateDirectory, directory: Pat
     assert recover(state, None, job) is Phase.CLAIMED
     job.is_fresh = False
     assert recover(state, None, job) is Phase.PUBLISHED
+
+
+@pytest.mark.parametrize("split", ["", ID.split_directory])
+def test_no_descriptor_is_left_open(state: StateDirectory, directory: Path, job: Job, split: str) -> None:
+    put(job, ID.data_name)
+    (directory / split).mkdir(exist_ok=True)
+    source = Source("directory", str(directory))
+    assert job.lock()
+    before = len(os.listdir("/proc/self/fd"))
+    assert recover(state, source, job) is Phase.HALF
+    (directory / split / ID.header_name).write_text("header")
+    assert recover(state, source, job) is Phase.CLAIMED
+    assert len(os.listdir("/proc/self/fd")) == before

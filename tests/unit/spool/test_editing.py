@@ -335,3 +335,14 @@ def test_edits_commute_where_they_touch_different_things(envelope: Envelope) -> 
             edited = edit(edited)
         results.add(render_header_file(edited))
     assert len(results) == 1
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=repr)
+def test_a_directive_taken_out_and_set_again_is_where_exim_had_it(sample: Sample) -> None:
+    envelope = sample.envelope
+    names = [directive.name for directive in envelope.directives]
+    for directive in envelope.directives:
+        if names.count(directive.name) == 1 and directive.variable is None:
+            without = remove_directive(envelope, directive.name)
+            assert len(without.directives) == len(names) - 1
+            assert set_directive(without, directive).directives == envelope.directives
