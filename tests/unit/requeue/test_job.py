@@ -132,6 +132,9 @@ def test_the_message_lock_is_kept_until_it_is_given_back(job: Job, monkeypatch: 
     monkeypatch.setattr("respool.requeue.job.lock_message", lock)
     monkeypatch.setattr("respool.requeue.job.unlock_message", lambda _descriptor, _id: calls.append("unlock"))
     os.close(os.open(D, os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=job.descriptor))
+    job.open_data()
+    job.unlock()
+    assert calls == [], "a lock that is not ours was given back"
     assert job.lock()
     assert job.lock()
     assert calls == ["lock"]
@@ -140,3 +143,23 @@ def test_the_message_lock_is_kept_until_it_is_given_back(job: Job, monkeypatch: 
     assert not job.has_message_lock
     job.unlock()
     assert calls == ["lock", "unlock"]
+
+
+def test_what_is_taken_over_may_be_anything(job: Job) -> None:
+    """Nothing is known yet of a claim that another process made."""
+    assert not job.is_fresh
+    assert job.may_have_journal
+    assert (job.read_status().attempt, job.read_status().crashes) == (1, 0)
+
+
+def test_close_leaves_no_descriptor_open(state: StateDirectory, job: Job) -> None:
+    job.close()
+    before = len(os.listdir("/proc/self/fd"))
+    again = Job.take(state, "work", job.claim)
+    assert again is not None
+    os.close(os.open(D, os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=again.descriptor))
+    os.mkdir("out", dir_fd=again.descriptor)
+    again.open_out()
+    assert again.lock()
+    again.close()
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -12,6 +12,7 @@ from typing import Any
 import lmdb
 import pytest
 
+from respool.requeue import durable
 from respool.requeue import ledger as ledgers
 from respool.requeue.ledger import Ledger, LedgerError, key_of, open_for_reading, renew, restore
 from respool.requeue.state import Claim, StateDirectory
@@ -244,7 +245,7 @@ def test_a_claim_that_changes_its_state_during_the_look_is_found(
     moving = claim(state, 1)
     ledger.put(moving, 7, RECIPIENTS)
     looks = 0
-    real = ledgers.durable.exists
+    real = durable.exists
 
     def exists(name: str, *, at: int) -> os.stat_result | None:
         nonlocal looks
@@ -252,7 +253,7 @@ def test_a_claim_that_changes_its_state_during_the_look_is_found(
         # Gone from where it will be looked for, and not yet where it was looked for.
         return None if looks <= len(state.states) else real(name, at=at)
 
-    monkeypatch.setattr(ledgers.durable, "exists", exists)
+    monkeypatch.setattr(durable, "exists", exists)
     assert ledger.put(claim(state, 2), 7, RECIPIENTS) == frozenset()
 
 
