@@ -196,6 +196,8 @@ class Campaign:
         names = {name for line in mutant.reach for name in by_line.get(line, ())}
         if "" in names:  # run at import: whatever uses the module
             names.update(name for tests in by_line.values() for name in tests)
+            if names == {""}:  # run at import alone: anybody may use what it made
+                names.update(self._reach.seconds)
         names.update(name for name in self._reach.seconds if name.startswith(self._part.last))
         return {name: self._reach.seconds[name] for name in names if name in self._reach.seconds}
 
