@@ -11,11 +11,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint audit docs unit bench campaign system peers setup lock clean
+.PHONY: help demo test lint audit docs unit bench campaign mutation coverage system peers setup lock clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
-	@echo "also: lint audit docs unit bench campaign system peers setup lock clean"
+	@echo "also: lint audit docs unit bench campaign mutation coverage system peers setup lock clean"
 
 demo: $(READY)
 	$(BIN)/respool demo --dir demo
@@ -55,6 +55,18 @@ campaign: $(READY)
 	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q -s tests/campaign/test_troubles.py tests/campaign/test_wild_plugins.py
 	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q tests/unit/processors/authentication/test_hostile_signatures.py -k large_bodies
 	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q -s tests/campaign/test_soak.py
+	$(MAKE) mutation
+
+# Is there a test that fails when the code is wrong? MUTATION="--sample 0 ledger" tries every mutant of that part.
+mutation: $(READY)
+	nice $(BIN)/python -m tests.campaign.mutation $(MUTATION)
+
+# Branches taken by the tests that need no real peer, per room; nothing depends on the figures.
+coverage: $(READY)
+	$(BIN)/coverage erase
+	nice $(BIN)/coverage run -m pytest -q -n auto tests/unit tests/property tests/fault
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage json --quiet -o - | $(BIN)/python -m tests.campaign.coverage_by_room
 
 # Debian packages, as root, and what Debian has not (peers).
 system:
