@@ -75,9 +75,9 @@ class AuthenticationResults(Processor[Config]):
 
 def find_ours(headers: tuple[Header, ...], authserv_id: str) -> list[tuple[int, Origin]]:
     """Index and origin of each Authentication-Results field that is, or might be, under our id; top to bottom."""
-    found: list[tuple[int, Origin]] = []
+    name, found = FIELD_NAME.encode(), list[tuple[int, Origin]]()
     for index, header in enumerate(headers):
-        if header.is_named(FIELD_NAME.encode()):
+        if header.is_named(name):
             origin = judge_origin(header.value, authserv_id)
             if origin is not Origin.FOREIGN:
                 found.append((index, origin))

@@ -118,7 +118,7 @@ class HandBack:
 
     def settle(self, job: Job) -> None:
         """Forget a finished message: effects, the ledger's mark, out of sight by one rename, removed."""
-        effects = read_effects(job)
+        effects = read_effects(job) if job.effects is None else job.effects
         if effects and self._run_effects is not None:
             self._run_effects(job, effects)
         if self._ledger is not None:

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Collection
 from enum import Enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import Struct
@@ -21,6 +21,9 @@ from ..spool.ids import MessageId
 from ..spool.locks import lock_directory, lock_message, unlock_directory, unlock_message
 from . import durable
 from .state import Claim, StateDirectory
+
+if TYPE_CHECKING:
+    from .effects import Effect
 
 OUT: Final = "out"
 STAGING: Final = "out.tmp"
@@ -114,7 +117,8 @@ class Job:
     None while it is not open. is_fresh: claimed a moment ago by this process and complete,
     so that there is the pair (and a queue's ``-J``), and nothing else. may_have_journal: False
     where the source is no queue of Exim, and so has no ``-J``. staged: what was
-    committed a moment ago, until somebody begins to publish it.
+    committed a moment ago, until somebody begins to publish it. effects: those that were committed
+    with it; None where that was another attempt, so that they are to be read.
     """
 
     def __init__(self, state: StateDirectory, place: str, claim: Claim, descriptor: int) -> None:
@@ -128,6 +132,7 @@ class Job:
         self.is_fresh = False
         self.may_have_journal = True
         self.staged: tuple[Staged, ...] | None = None
+        self.effects: tuple[Effect, ...] | None = None
         #: What the ledger has for this claim: received time, and the recipients that are its own.
         self.owned: tuple[int, frozenset[bytes]] | None = None
 

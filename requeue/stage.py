@@ -48,7 +48,7 @@ def stage(
     if effects:
         write_new(PLAN, render_plan(effects), at=staging, target=target)
     durable.rename(STAGING, OUT, at=job.descriptor, to=job.descriptor)
-    job.staged = tuple(staged)
+    job.staged, job.effects = tuple(staged), effects
 
 
 def _open_staging(job: Job) -> int:

@@ -7,6 +7,7 @@ Diagnostics: ``make`` and ``make_variable`` raise ValueError for what can't be w
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from msgspec import Struct
@@ -55,15 +56,21 @@ class Directive(Struct, frozen=True, gc=False):
         cls, variable: str, value: bytes, *, tainted: bool = False, quoter: bytes | None = None
     ) -> Directive:
         """An ACL variable such as ``acl_m_foo`` or ``acl_c0``; value may hold LF, not NUL."""
-        prefix, rest = variable[:5], variable[5:].encode()
-        if prefix not in {"acl_m", "acl_c"} or _VARIABLE_REST.fullmatch(rest) is None:
-            raise ValueError(f"not an ACL variable: {variable!r}")
+        name, rest = _variable_name(variable)
         if b"\0" in value:
             raise ValueError(f"NUL in the value of {variable}")
         tainted = tainted or quoter is not None
-        name = b"acl" + prefix[4:].encode()
         raw = b"%b%b %b %d\n%b\n" % (_mark(tainted=tainted, quoter=quoter), name, rest, len(value), value)
         return cls(name=name, value=value, tainted=tainted, quoter=quoter, variable=variable, raw=raw)
+
+
+@lru_cache(maxsize=256)  # the same few in every message
+def _variable_name(variable: str) -> tuple[bytes, bytes]:
+    """``aclm`` or ``aclc``, and what follows the prefix; ValueError for no name of an ACL variable."""
+    prefix, rest = variable[:5], variable[5:].encode()
+    if prefix not in {"acl_m", "acl_c"} or _VARIABLE_REST.fullmatch(rest) is None:
+        raise ValueError(f"not an ACL variable: {variable!r}")
+    return b"acl" + prefix[4:].encode(), rest
 
 
 def _mark(*, tainted: bool, quoter: bytes | None) -> bytes:

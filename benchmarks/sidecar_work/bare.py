@@ -15,7 +15,9 @@ import hashlib
 import os
 import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import lmdb
@@ -74,6 +76,17 @@ class Bare:
         for thread in threads:
             thread.join()
 
+    def follow(self, stems: SimpleQueue[str], tell: Callable[[str], None]) -> None:
+        """Hand each of these back as it comes, and tell of it once it is durable; without end."""
+
+        def serve(thread: int) -> None:
+            slots = [_Slot(self._work, f"gone.{self._number}.{thread}.0")]
+            while True:
+                self._hand_back([stems.get()], slots, tell)
+
+        for thread in range(self._threads):
+            threading.Thread(target=serve, args=(thread,), daemon=True).start()
+
     def _serve(self, stems: list[str], thread: int) -> None:
         slots: list[_Slot] = []
         for start in range(0, len(stems), self._batch):
@@ -82,7 +95,7 @@ class Bare:
                 slots.append(_Slot(self._work, f"gone.{self._number}.{thread}.{len(slots)}"))
             self._hand_back(some, slots)
 
-    def _hand_back(self, stems: list[str], slots: list[_Slot]) -> None:
+    def _hand_back(self, stems: list[str], slots: list[_Slot], tell: Callable[[str], None] | None = None) -> None:
         pairs = list(zip(stems, slots, strict=False))
         texts: list[bytes] = []
         for stem, slot in pairs:
@@ -108,6 +121,9 @@ class Bare:
         os.fsync(self._input)
         for _, slot in pairs:
             fcntl.fcntl(slot.data, fcntl.F_OFD_SETLK, _UNLOCK)
+        if tell is not None:
+            for stem in stems:
+                tell(stem)
         with self._settled.begin(write=True) as transaction:
             for key in keys:
                 transaction.put(key, bytes(32))

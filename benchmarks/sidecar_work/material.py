@@ -26,7 +26,7 @@ SIZE, SETS = 10_000, 1
 _KINDS = 20
 _ID = MessageId("1xV9Vo-000000-2c")
 
-CONFIG = f"""
+PLAIN = f"""
 hostname = "{AUTHSERV_ID}"
 state_directory = "{{root}}/state"
 workers = {{workers}}
@@ -39,6 +39,8 @@ spool_directory = "{{root}}/spool"
 notify = "none"
 [dns]
 zone_file = "{{root}}/zone"
+"""
+CONFIG = f"""{PLAIN}
 [[processor]]
 use = "auth"
 [[processor]]
@@ -70,10 +72,10 @@ class Material(Struct, frozen=True):
         (root / "zone").write_text("".join(_zone_line(name, text) for name, text in zone(self.key).items()))
 
 
-def make_material() -> Material:
-    """Some messages, each signed and sealed for itself."""
+def make_material(*, size: int = SIZE, sets: int = SETS, kinds: int = _KINDS) -> Material:
+    """Some messages with bodies of size bytes, each signed and sealed for itself."""
     key, maker, now = generate_private_key(public_exponent=65537, key_size=2048), random.Random(1), int(time.time())
-    cases = [make_case(number, SIZE, SETS, key, now, maker) for number in range(_KINDS)]
+    cases = [make_case(number, size, sets, key, now, maker) for number in range(kinds)]
     return Material(key, tuple((_envelope(case.fields, case.body, now), case.body) for case in cases))
 
 
