@@ -12,9 +12,8 @@ from typing import Any
 import lmdb
 import pytest
 
-from respool.requeue import durable
+from respool.requeue import durable, ledger_file
 from respool.requeue import ledger as ledgers
-from respool.requeue import ledger_file
 from respool.requeue.ledger import Ledger, key_of, open_for_reading, renew, restore
 from respool.requeue.ledger_file import LedgerError
 from respool.requeue.state import Claim, StateDirectory
@@ -264,7 +263,7 @@ def test_the_table_of_readers_has_its_room_before_it_is_mapped(ledger: Ledger, t
     assert len(locks) == 2
     for path in locks:
         status = path.stat()
-        assert status.st_blocks * 512 >= status.st_size >= ledgers._LOCK_FILE_BYTES
+        assert status.st_blocks * 512 >= status.st_size >= ledger_file._LOCK_FILE_BYTES
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -283,7 +282,7 @@ def test_all_who_wait_during_a_commit_share_the_next(ledger: Ledger, monkeypatch
     waiting = 5
     commits = 0
     entered = threading.Event()
-    real = ledgers.commit
+    real = ledger_file.commit
 
     def commit(transaction: Any) -> None:
         nonlocal commits
@@ -295,7 +294,7 @@ def test_all_who_wait_during_a_commit_share_the_next(ledger: Ledger, monkeypatch
                 time.sleep(0.001)
         real(transaction)
 
-    monkeypatch.setattr(ledgers, "commit", commit)
+    monkeypatch.setattr(ledger_file, "commit", commit)
     names = [b"%d@x.example" % number for number in range(waiting + 1)]
     threads = [threading.Thread(target=ledger.settle, args=(Claim(1, ID), 7, [name])) for name in names]
     threads[0].start()
