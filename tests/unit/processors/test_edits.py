@@ -118,3 +118,14 @@ def test_division_gives_each_recipient_to_one_part() -> None:
     assert addresses(first) == [C]
     assert addresses(second) == [A, B]
     assert third is None
+
+
+def test_of_three_at_the_top_the_last_is_topmost() -> None:
+    applied = apply(message(), (add_header("X-1", "a"), add_header("X-2", "b"), add_header("X-3", "c")))
+    assert names(applied.message)[:3] == [b"X-3", b"X-2", b"X-1"]
+
+
+def test_a_new_body_is_counted() -> None:
+    applied = apply(message(), (replace_body(b"1\n2\n3\n4\n5\n6\n7\n"),))
+    counts = [d.value for d in applied.message.envelope.directives if d.name == b"body_linecount"]
+    assert counts == [b"7"]
