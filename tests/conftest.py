@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import hypothesis
 import pytest
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
@@ -38,6 +39,11 @@ _MAKE_PEERS: Final = "make peers"
 #: An environment of its own: what it needs must not get into ours.
 PEERS: Final = CHECKOUT / "build" / "peers" / "bin"
 _GET_SUITES: Final = "point RESPOOL_SUITES at the directory that holds arc-test-suite and spf-test-suite"
+
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("respool", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("respool")
 
 
 def suites_directory() -> Path:
