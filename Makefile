@@ -40,7 +40,7 @@ unit: $(READY)
 
 # How fast, and how far from the floor.
 bench: $(READY)
-	set -e; for file in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py); done
+	$(BIN)/python -m benchmarks
 
 # The fault tests at full length: every call killed and failed, hundreds of random kills; bodies of 200 MB.
 campaign: $(READY)
