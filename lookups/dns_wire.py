@@ -27,6 +27,8 @@ UDP_PAYLOAD = 1232
 _MAXIMUM_ALIASES = 16
 _MAXIMUM_RECORDS = 4096
 """Of one reply; the size of a TCP reply alone allows some 5,000 of the smallest."""
+_MAXIMUM_POINTERS = 127
+"""Of one name: no more than it can have labels."""
 
 _HEADER = struct.Struct("!HHHHHH")
 _RECORD = struct.Struct("!HHIH")
@@ -242,6 +244,7 @@ def _name(wire: bytes, position: int) -> tuple[bytes, int]:
     size = 1
     end = -1
     limit = position  # pointers only lead back, so this ends
+    pointers = 0
     while True:
         length = wire[position]
         if length >= 0xC0:
@@ -250,6 +253,10 @@ def _name(wire: bytes, position: int) -> tuple[bytes, int]:
                 end = position + 2
             if target >= limit:
                 raise MalformedReply("a compression pointer that leads forward")
+            # A chain through the whole reply, in each of its records, would take seconds.
+            pointers += 1
+            if pointers > _MAXIMUM_POINTERS:
+                raise MalformedReply("a name of too many compression pointers")
             position = limit = target
         elif length >= 0x40:
             raise MalformedReply("an unknown kind of label")

@@ -59,6 +59,8 @@ class PublicSuffixList(Struct, frozen=True):
                 continue
             rule = line.split()[0]
             if rule.startswith("!"):
+                if "." not in rule:
+                    continue  # what it excepts would have no suffix at all
                 exceptions.add(_a_labels(rule[1:]))
             elif rule.startswith("*."):
                 wildcards.add(_a_labels(rule[2:]))
@@ -76,11 +78,16 @@ class PublicSuffixList(Struct, frozen=True):
     def _suffix(self, name: str) -> str:
         if len(name) > 253 or ".." in f".{name}.":
             return name
+        # An exception prevails however long other rules are (the list's formal algorithm).
         suffix = name
-        while True:
+        while suffix:
             parent = suffix.partition(".")[2]
             if suffix in self.exceptions:
                 return parent
+            suffix = parent
+        suffix = name
+        while True:
+            parent = suffix.partition(".")[2]
             # Top down from the whole name, so the first rule that holds is the longest.
             if suffix in self.plain or (parent and parent in self.wildcards) or not parent:
                 return suffix

@@ -26,7 +26,7 @@ _REFERENCE = re.compile(
     (?P<type>[a-z]+)
     (?P<default> \*@ | \* )?
     (?: , (?P<options>[a-z_=,]*) )?
-    \s* ; \s* (?P<path>/.*?) \s*
+    \s* ; \s* (?P<path>/.*)
     """,
     re.VERBOSE,
 )

@@ -40,7 +40,6 @@ _FIELD: Final = re.compile(rb"([!-9;-~]{1,80})[ \t]*+:(.*)", re.DOTALL)
 _FOLD: Final = re.compile(rb"\n[ \t]")
 _ADDRESS: Final = re.compile(rb"\[([0-9A-Fa-f:.]{2,45})\](?::([0-9]{1,5}))?")
 _STATUS: Final = re.compile(rb"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
-_COMMENT_END: Final = re.compile(rb"[ \t]*+\([^()]*\)[ \t]*$")
 
 
 class DsnRecipient(Struct, frozen=True, kw_only=True):
@@ -123,13 +122,19 @@ def _beginning(chunks: Iterable[bytes]) -> bytes:
 def _media_type(value: bytes) -> tuple[bytes, dict[bytes, bytes]]:
     """The type in lower case, and its parameters (RFC 2045 5.1); the first of a name counts."""
     value = value[:8192]
-    kind = _COMMENT_END.sub(b"", value.partition(b";")[0]).strip().lower()
+    kind = _without_comment(value.partition(b";")[0]).strip().lower()
     parameters: dict[bytes, bytes] = {}
     for match in _PARAMETER.finditer(value):
         quoted: bytes | None = match[2]
         text = match[3] if quoted is None else re.sub(rb"\\(.)", rb"\1", quoted, flags=re.DOTALL)
         parameters.setdefault(match[1].lower(), text)
     return kind, parameters
+
+
+def _without_comment(value: bytes) -> bytes:
+    """The value without a comment at its end (RFC 5322 3.2.2), one that holds no other."""
+    head, opening, comment = value.strip().rpartition(b"(")
+    return head if opening and comment.find(b")") == len(comment) - 1 >= 0 else value
 
 
 def _status_part(body: bytes, boundary: bytes) -> bytes | None:

@@ -114,7 +114,9 @@ def add_recipient(address: str | bytes) -> AddRecipient:
 
 def set_queue(queue: str) -> SetQueue:
     """Requeue into queue; ValueError for what is no name of an Exim queue."""
-    if len(queue) > 64 or "/" in queue or queue in {".", ".."} or not (queue.isascii() and queue.isprintable()):
+    # "@" stands between number and queue in the name of a staged -H (requeue/job.py).
+    is_printable = queue.isascii() and queue.isprintable()
+    if len(queue) > 64 or "/" in queue or "@" in queue or queue in {".", ".."} or not is_printable:
         raise ValueError(f"not the name of a queue: {queue!r}")
     return SetQueue(queue)
 

@@ -131,13 +131,20 @@ def _load_file(use: str) -> object:
     if not colon or not name.isidentifier():
         raise ConfigError(f'"{use}": expected /path/to/file.py:ClassName')
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # O_NONBLOCK: opening a FIFO by mistake must not hang.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        directory = os.stat(os.path.dirname(os.path.realpath(path)))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(file.fileno())
         if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or status.st_uid not in {0, os.geteuid()}:
             raise ConfigError(f"{path} can be written by others: chown it to root and chmod go-w it")
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"{path} is no regular file")
+        # Whoever can rename there says which file is meant; of a sticky directory's, only their owners.
+        if directory.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not directory.st_mode & stat.S_ISVTX:
+            raise ConfigError(f"{path} can be replaced by others: chmod go-w its directory")
         source = file.read()
     module_name = "respool_plugin_" + os.path.basename(path).removesuffix(".py").replace("-", "_")
     spec = importlib.util.spec_from_loader(module_name, loader=None, origin=path)

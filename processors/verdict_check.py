@@ -60,7 +60,7 @@ def check_verdict(verdict: object, message: Message) -> Verdict:
             if _STATUS.fullmatch(_is(verdict.status, str, "status")) is None:
                 raise ValueError(f"{verdict.status!r} is no enhanced status code")
         case Defer():
-            wait = verdict.retry_after
+            wait: Any = verdict.retry_after
             if wait is not None and not (isinstance(wait, int | float) and math.isfinite(wait) and wait >= 0):
                 raise ValueError(f"retry_after is {wait!r}, not a number of seconds")
         case Split():
@@ -114,7 +114,7 @@ def _result(result: Any) -> None:
 
 def _edits(edits: Any, message: Message) -> None:
     for edit in _tuple(edits, "edits"):
-        check = _CHECKS.get(type(edit))
+        check = _CHECKS.get(cast("type[Edit]", type(edit)))
         if check is None:
             raise TypeError(f"an edit is {type(edit).__name__}")
         check(edit, message)

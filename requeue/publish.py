@@ -60,8 +60,10 @@ def publish(job: Job, target: Target, syncs: GroupSync) -> tuple[Published, ...]
             for directory in {p.directory_key: p.directory for p in publications}.values():
                 syncs.sync(directory)
         finally:
-            for publication in publications:
-                publication.close(job)
+            # One that can't be unlocked may not keep Exim out of the others.
+            with contextlib.ExitStack() as all_of_them:
+                for publication in publications:
+                    all_of_them.callback(publication.close, job)
     return tuple(Published(p.id, p.name.queue) for p in publications)
 
 
@@ -151,7 +153,8 @@ def _place(out: int, name: OutputName, message_id: MessageId, mine: os.stat_resu
         subdirectory = target.subdirectory(name.queue, top, message_id)
         path = f"{subdirectory}/{message_id.data_name}" if subdirectory else message_id.data_name
         for found, status in occupants(top, message_id).items():
-            if found != path or (status.st_dev, status.st_ino) != (mine.st_dev, mine.st_ino):
+            is_data = found == path and (status.st_dev, status.st_ino) == (mine.st_dev, mine.st_ino)
+            if not is_data and not (found == path[:-1] + "H" and _is_same(status, name, out)):
                 raise _Taken
         for _ in range(_ATTEMPTS):
             directory = target.open_subdirectory(top, subdirectory)
@@ -180,9 +183,20 @@ def _link_and_rename(out: int, name: OutputName, message_id: MessageId, director
     try:
         durable.rename(name.name, message_id.header_name, at=out, to=directory)
     except FileExistsError as error:
+        there = durable.exists(message_id.header_name, at=directory)
+        if there is not None and _is_same(there, name, out):
+            # A power cut may leave both names of a rename where metadata is not kept in order: this was published.
+            durable.unlink(name.name, at=out)
+            return
         # Ours is the -D alone: take it away again, the -H is somebody else's.
         durable.unlink(message_id.data_name, at=directory)
         raise _Taken from error
+
+
+def _is_same(there: os.stat_result, name: OutputName, out: int) -> bool:
+    """Whether an ``-H`` in the target is the very file that is staged as name."""
+    staged = os.stat(name.name, dir_fd=out, follow_symlinks=False)
+    return (there.st_dev, there.st_ino) == (staged.st_dev, staged.st_ino)
 
 
 def _give_new_id(out: int, name: OutputName, old_id: MessageId, target: Target) -> MessageId:

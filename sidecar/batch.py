@@ -12,39 +12,34 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
 
-from ..errors import ConfigError, SpoolFormatError, TemporaryError
+from ..errors import SpoolFormatError, TemporaryError
 from ..requeue import durable
 from ..requeue.effects import Effect, render_plan
 from ..requeue.plan import Defer, Hold, Output, Requeue
 from ..requeue.reading import check_first_line, read_file
 from ..spool.body import FileBody
-from ..spool.directory import Found, MessageDirectory, list_names, occupants
+from ..spool.directory import Found, MessageDirectory
 from ..spool.editing import with_id
 from ..spool.header_file import parse_header_file, render_header_file
 from ..spool.ids import IdMinter, MessageId
 from ..spool.journal import merge_journal
-from ..spool.locks import lock_directory, lock_file, lock_number
+from ..spool.locks import lock_number
 from ..spool.message import Message
 from . import log, owed_effects
+from .batch_destination import LOCKS, PARTS, STAGING, remove_parts
 from .config import BatchConfig
 from .pipeline import Pipeline, Traced
 from .pipeline_setup import build_steps, make_pipeline
 
-STAGING: Final = ".respool"
-#: Kept while workers of several machines write: see process_once().
-LOCKS: Final = "locks"
 _CHUNK: Final = 32
-_NOTE: Final = "-parts"
-_PARENT_SECONDS: Final = 0.5
 
 State = Literal["written", "discarded", "deferred", "held", "corrupt", "failed"]
 
@@ -124,11 +119,10 @@ class Batch:
         """
         try:
             if self._locks is None:
-                self._locks = os.open(
-                    LOCKS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, durable.FILE_MODE, dir_fd=self._staging
-                )
+                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._locks = os.open(LOCKS, flags, durable.FILE_MODE, dir_fd=self._staging)
             # A descriptor of its own: two threads share the locks of one.
-            descriptor = os.open(LOCKS, os.O_RDWR | os.O_CLOEXEC, dir_fd=self._staging)
+            descriptor = os.open(LOCKS, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._staging)
             try:
                 if not lock_number(descriptor, zlib.crc32(found.id.encode()), self._patience_seconds):
                     reason = f"another worker has had it in hand for {self._patience_seconds:.0f} s: resume later"
@@ -136,9 +130,9 @@ class Batch:
                 path = _header_path(found)
                 if durable.exists(path, at=self._destination.descriptor) is not None:
                     return self._settle(found, Report(id=str(found.id), state="written", outputs=(path,)))
-                note = found.id + _NOTE
+                note = found.id + PARTS
                 if durable.exists(note, at=self._staging) is not None:
-                    _remove_parts(self._staging, note, self._destination.descriptor)
+                    remove_parts(self._staging, note, self._destination.descriptor)
                     durable.unlink(note, at=self._staging)
                 return self.process(found).report
             finally:
@@ -225,7 +219,7 @@ class Batch:
         processed again, and they with it, so resuming has to remove them.
         """
         ids = [found.id, *(self._minters[found.id.is_long].mint() for _ in outputs[1:])]
-        note = found.id + _NOTE
+        note = found.id + PARTS
         if len(ids) > 1:
             self._stage(note, "\n".join(ids[1:]).encode())
         size = 0
@@ -288,143 +282,9 @@ class Batch:
         return durable.create_file(name, at=self._staging)
 
 
-@contextlib.contextmanager
-def own(destination: str) -> Generator[None]:
-    """Make DEST, and be the one batch that writes it, workers included. Raises ConfigError."""
-    try:
-        os.makedirs(destination, mode=durable.DIRECTORY_MODE, exist_ok=True)
-        descriptor = durable.open_directory(destination)
-    except OSError as error:
-        raise ConfigError(f"{destination}: {error.strerror}") from error
-    try:
-        # The workers of a batch that was killed notice it within _PARENT_SECONDS.
-        give_up = time.monotonic() + 4 * _PARENT_SECONDS
-        while not lock_directory(descriptor):
-            if time.monotonic() > give_up:
-                raise ConfigError(f"{destination} is being written by another batch")
-            time.sleep(_PARENT_SECONDS / 4)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def survey(source: str, destination: str, *, resume: bool, dry_run: bool, shared: bool = False) -> list[Found]:
-    """What is left to do, oldest first; makes DEST. Raises ConfigError.
-
-    shared: workers elsewhere may still have messages in hand, so nothing is cleaned up
-    here: process_once() does it, message by message.
-
-    Without resume DEST must not hold messages yet: which of them are results nobody could say.
-    """
-    try:
-        directory = MessageDirectory(source)
-    except OSError as error:
-        raise ConfigError(f"{source}: {error.strerror}") from error
-    try:
-        pairs = directory.list().pairs
-    finally:
-        directory.close()
-    if dry_run:
-        return list(pairs)
-    try:
-        os.makedirs(os.path.join(destination, STAGING), mode=durable.DIRECTORY_MODE, exist_ok=True)
-        target = MessageDirectory(destination)
-    except OSError as error:
-        raise ConfigError(f"{destination}: {error.strerror}") from error
-    try:
-        done = {found.id for found in target.list().pairs}
-        if resume and not shared:
-            done -= _clean_up(target, done)
-        if done and not resume:
-            raise ConfigError(f"{destination} holds {len(done)} messages already: give --resume, or another directory")
-        # process() looks at these once more.
-        done -= _owing(target)
-    finally:
-        target.close()
-    return [found for found in pairs if found.id not in done]
-
-
-def _owing(target: MessageDirectory) -> set[MessageId]:
-    staging = durable.open_directory(STAGING, at=target.descriptor)
-    try:
-        return owed_effects.owing(staging)
-    finally:
-        os.close(staging)
-
-
-def _clean_up(target: MessageDirectory, done: set[MessageId]) -> set[MessageId]:
-    """Remove what an interrupted run has staged, and written of messages that it had divided and not finished.
-
-    The ids of the latter.
-    """
-    staging = durable.open_directory(STAGING, at=target.descriptor)
-    removed: set[MessageId] = set()
-    try:
-        for name in list_names(staging):
-            if not name.endswith(_NOTE):
-                continue
-            if name.removesuffix(_NOTE) not in done:
-                removed |= _remove_parts(staging, name, target.descriptor)
-        # Notes only now: a kill between here and there is like one before.
-        for name in list_names(staging):
-            if name != LOCKS and not owed_effects.is_note(name):
-                durable.unlink(name, at=staging)
-    finally:
-        os.close(staging)
-    return removed
-
-
-def _remove_parts(staging: int, note: str, target: int) -> set[MessageId]:
-    """Remove from DEST what a note says was being written; the ids."""
-    removed: set[MessageId] = set()
-    for text in read_file(note, at=staging).decode("ascii", "replace").split():
-        # A torn note names nothing that was written: its part ids come after it.
-        with contextlib.suppress(ValueError):
-            message_id = MessageId(text)
-            removed.add(message_id)
-            for path in occupants(target, message_id):
-                durable.unlink(path, at=target)
-    return removed
-
-
 def _header_path(found: Found) -> str:
     prefix = f"{found.id.split_directory}/" if found.subdirectory else ""
     return prefix + found.id.header_name
-
-
-def finish(destination: str) -> None:
-    """Make everything durable and remove the staging directory, with what workers that died left in it.
-
-    It stays while a worker has a message in hand.
-    """
-    descriptor = durable.open_directory(destination)
-    try:
-        durable.sync_file_system(descriptor)
-        locks: int | None = None
-        with contextlib.suppress(FileNotFoundError):
-            locks = durable.open_file(f"{STAGING}/{LOCKS}", at=descriptor, write=True)
-        if locks is not None:
-            try:
-                if not lock_file(locks):
-                    return
-                _clear_staging(descriptor)
-            finally:
-                os.close(locks)
-        with contextlib.suppress(OSError):
-            durable.remove_directory(STAGING, at=descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _clear_staging(destination: int) -> None:
-    staging = durable.open_directory(STAGING, at=destination)
-    try:
-        for name in list_names(staging):
-            if not owed_effects.is_note(name):
-                with contextlib.suppress(FileNotFoundError):
-                    durable.unlink(name, at=staging)
-    finally:
-        os.close(staging)
 
 
 def chunks(work: Iterable[Found]) -> Iterator[list[Found]]:

@@ -29,11 +29,11 @@ from ..errors import TemporaryError
 from ..spool.directory import Found
 from . import log
 from .batch import Batch, Report, chunks
+from .batch_destination import PARENT_SECONDS
 from .config import BatchConfig
 from .containment import limit_memory
 
 _EXIT_HUNG: Final = 70
-_PARENT_SECONDS: Final = 0.5
 _LONGEST_NAME: Final = 255
 #: A processor is given up after so many times the deadline, and so many seconds more.
 _GRACE: Final = 2.0
@@ -219,7 +219,7 @@ class _Watch:
 
     def _look(self) -> None:
         while True:
-            time.sleep(_PARENT_SECONDS)
+            time.sleep(PARENT_SECONDS)
             current = self._current
             if current is None or time.monotonic() - current[1] < self._seconds:
                 continue
@@ -236,5 +236,5 @@ class _Watch:
 def _end_with(parent: int) -> None:
     """End this worker when its parent is gone: nobody would take its results, and it holds the lock of DEST."""
     while os.getppid() == parent:
-        time.sleep(_PARENT_SECONDS)
+        time.sleep(PARENT_SECONDS)
     os._exit(1)

@@ -26,7 +26,8 @@ from ..errors import ConfigError, RespoolError, TemporaryError
 from ..requeue import durable
 from ..spool.directory import Found
 from . import log
-from .batch import STAGING, Batch, Report, chunks
+from .batch import Batch, Report, chunks
+from .batch_destination import STAGING
 from .config import BatchConfig
 
 _CONNECT_SECONDS: Final = 15.0

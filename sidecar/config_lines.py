@@ -14,7 +14,7 @@ from typing import Final
 
 _Place = tuple[str | int, ...]
 
-_HEAD: Final = re.compile(r"\s*(\[\[?)\s*([^\[\]#]+?)\s*\]\]?\s*(?:#.*)?$")
+_HEAD: Final = re.compile(r"\s*(\[\[?)([^\[\]#]+)\]\]?\s*(?:#.*)?$")
 _SETTING: Final = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
 _STEP: Final = re.compile(r"\.?([A-Za-z0-9_-]+)|\[(\d+)\]")
 

@@ -55,7 +55,10 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 class Engine:
-    """Handles claimed messages; shared by the threads of a worker. report is told of each."""
+    """Handles claimed messages; shared by the threads of a worker. report is told of each.
+
+    check is called with the id after the processors: what it does not let pass, is not handed back.
+    """
 
     def __init__(
         self,
@@ -71,7 +74,9 @@ class Engine:
         ledger: Ledger | None = None,
         hold_after_seconds: float = 96 * 3600.0,
         quoters: frozenset[str] | None = None,
+        check: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._check = check
         self._ledger = ledger
         self._hold_after_seconds = hold_after_seconds
         self._quoters = quoters
@@ -99,6 +104,7 @@ class Engine:
                 self._report_recovered_to(job, published, time.monotonic() - started)
             return "requeued"
         outcome = self._decide(job, phase, log, why)
+        self._check(str(job.id))
         decided = time.monotonic()
         try:
             published = self._hand_back.carry_out(job, outcome.plan)

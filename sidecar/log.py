@@ -21,7 +21,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger, WrappedLogger
 
 from ..errors import RespoolError
-from .cli.terminal import escape
+from .cli.terminal import escape, escape_lines
 
 
 class _StandardError:
@@ -65,7 +65,9 @@ def configure(*, level: int = 20, terminal: bool | None = None) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if is_terminal else [structlog.processors.format_exc_info]),
+            # By Python's own words: what a console shows of an exception by default are all local
+            # variables, keys and secrets among them.
+            structlog.processors.format_exc_info,
             _escape_values,
             *renderers,
         ],
@@ -85,7 +87,9 @@ def get() -> FilteringBoundLogger:
 
 def _escape_values(_logger: WrappedLogger, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
-        if isinstance(value, bytes | str):
+        if key == "exception" and isinstance(value, str):
+            event[key] = escape_lines(value)
+        elif isinstance(value, bytes | str):
             event[key] = escape(value)
         elif isinstance(value, RespoolError | OSError):
             event[key] = escape(str(value))

@@ -40,6 +40,11 @@ class ProcessorFigures(Struct, frozen=True, kw_only=True):
     mean_seconds: float
     usual_seconds: float | None
 
+    @property
+    def short_name(self) -> str:
+        """The name without the directories of a processor in a file: ``note.py:Note``."""
+        return self.name.rpartition("/")[2]
+
 
 class Overview(Struct, frozen=True, kw_only=True):
     """What is shown. minutes counts messages ended in each of the last minutes, the present one last.

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from ..errors import ConfigError, TemporaryError
+from ..processors.edits import set_queue
 from ..requeue import durable
 from ..requeue.exim_program import About, about, is_privilege_lost
 from ..requeue.job import Job
@@ -233,6 +234,10 @@ def _open_target(config: Config) -> Target | None:
             make_context(verify=True, ca_file=requeue.ca_file)
         return None
     if isinstance(requeue, SpoolRequeue):
+        try:
+            set_queue(requeue.queue)
+        except ValueError as error:
+            raise ConfigError(str(error), key="$.requeue.queue") from error
         target = Target(
             "spool", requeue.spool_directory, split=requeue.split, localhost_number=requeue.localhost_number,
             id_format=requeue.id_format,

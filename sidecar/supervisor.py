@@ -37,6 +37,7 @@ from .heartbeat import LONGEST_SILENCE, Heartbeats
 from .preparation import Prepared, renew
 from .reload import Accepted, Refused, Trial
 from .service_manager import ServiceManager
+from .worker import EXIT_TEMPORARY
 from .worker_setup import make_worker
 
 _RESTART_WAIT: Final = 1.0
@@ -258,19 +259,29 @@ class Supervisor:
 
     def _work(self, number: int) -> int:
         prepared = self._present.prepared
-        worker = make_worker(
-            prepared,
-            self._log.bind(worker=number),
-            number=number,
-            count=prepared.config.workers,
-            once=self._once,
-            trace=self._trace,
-            beat=partial(self._present.heartbeats.beat, number),
-        )
+        log = self._log.bind(worker=number)
+        try:
+            worker = make_worker(
+                prepared,
+                log,
+                number=number,
+                count=prepared.config.workers,
+                once=self._once,
+                trace=self._trace,
+                beat=partial(self._present.heartbeats.beat, number),
+            )
+        except OSError as error:
+            return _not_started(log, error)
         _on_stop(worker.stop)
         contain(self._log, prepared.config.memory_mib)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return worker.run()
+
+
+def _not_started(log: FilteringBoundLogger, error: OSError) -> int:
+    """The exit code: the ledger's files can't be opened now, and as with all that the system refuses, again later."""
+    log.error("worker.not_started", error=error)
+    return EXIT_TEMPORARY
 
 
 def _on_stop(stop: Callable[[], None]) -> None:

@@ -21,8 +21,10 @@ from ..requeue.job import Job
 from ..requeue.notify import Notifier, SocketThenCommand, Tell, tell_nobody
 from ..requeue.publish import Published
 from ..requeue.slots import Slots
-from ..requeue.smtp import SmtpDestination, SmtpSettings
+from ..requeue.smtp import SmtpDestination
+from ..requeue.smtp_server import SmtpSettings
 from .config import SmtpRequeue, SpoolRequeue
+from .containment import OwnDescriptors
 from .engine import Engine, Report
 from .measure import Ended, Meter, ran
 from .obstacles import find
@@ -95,6 +97,7 @@ def make_worker(
         run_effects=run_effects,
         slots=slots,
     )
+    descriptors = OwnDescriptors(log, _directories(prepared))
     engine = Engine(
         pipeline,
         hand_back,
@@ -107,6 +110,7 @@ def make_worker(
         ledger=ledger,
         hold_after_seconds=config.deferral.hold_after_hours * 3600,
         quoters=prepared.quoters,
+        check=descriptors.check,
     )
     return Worker(
         prepared.state,
@@ -130,7 +134,18 @@ def make_worker(
         drop_after_seconds=None if config.held.drop_after_days is None else config.held.drop_after_days * 86400,
         watch_mode=config.watch,
         slots=slots,
+        descriptors=descriptors,
     )
+
+
+def _directories(prepared: Prepared) -> dict[str, int]:
+    """What is open as long as a worker runs, by path."""
+    state = prepared.state
+    found = {state.path: state.descriptor, prepared.source.path: prepared.source.input.descriptor}
+    found |= {f"{state.path}/{name}": descriptor for name, descriptor in state.states.items()}
+    if prepared.target is not None:
+        found[prepared.target.path] = prepared.target.descriptor
+    return found
 
 
 def _make_destination(prepared: Prepared, log: FilteringBoundLogger) -> Destination:

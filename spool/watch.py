@@ -38,6 +38,9 @@ _MASK: Final = Mask(
     | InotifyConstants.IN_DONT_FOLLOW
 )
 
+#: What /proc shows for the descriptor.
+_INOTIFY: Final = "anon_inode:inotify"
+
 
 class Watch:
     """Watches one directory and its split subdirectories for message files.
@@ -93,19 +96,34 @@ class Watch:
             raise
 
     def is_alive(self) -> bool:
-        """False once the watcher's thread has ended.
+        """False once the watcher's thread has ended, or its descriptor was closed by somebody.
 
         A directory that is removed while it is open brings no event: the scan finds it out.
         """
-        return self._inotify is not None and self._inotify.is_alive() and "" in self._callbacks
+        return self._inotify is not None and self._inotify.is_alive() and "" in self._callbacks and self._is_open()
+
+    def _is_open(self) -> bool:
+        """False if somebody closed the descriptor: watchdog's thread would spin on it, or read another file."""
+        # watchdog has no public name for it.
+        descriptor = vars(self._inotify).get("_inotify_fd", -1)
+        try:
+            return os.readlink(f"/proc/self/fd/{descriptor}") == _INOTIFY
+        except FileNotFoundError:
+            return False
 
     def stop(self) -> None:
         """End the watcher's thread."""
+        is_open = self._inotify is not None and self._is_open()
         inotify, self._inotify = self._inotify, None
-        if inotify is not None:
+        if inotify is None:
+            return
+        if is_open:
             inotify.stop()
             inotify.join()
-            self._callbacks.clear()
+        else:
+            # The number may be another file's by now, which watchdog would close.
+            inotify.stopped_event.set()
+        self._callbacks.clear()
 
     def on_event(self, subdirectory: str, event: InotifyEvent) -> None:
         """Something happened in a watched directory; called by watchdog's thread."""

@@ -4,7 +4,7 @@ Three markers name such a need:
 
 - ``exim``: Debian's Exim, started by root as a private instance (see integration/exim.py);
 - ``system("strace", "perl:Mail::DKIM", "node:mailauth")``: other programs or Perl modules of
-  ``make system``, or node packages of ``make peers``;
+  ``make system``, or node packages and Python modules (``python:authres``) of ``make peers``;
 - ``suites``: the public test suites, looked for in the directory that RESPOOL_SUITES names;
 - ``peer("parsedmarc")``: a Python program that is no dependency of ours, of ``make peers``.
 
@@ -58,6 +58,8 @@ def _missing_program(name: str) -> str | None:
         return None if shutil.which(name) else f"the program {name}"
     if kind == "node":
         return None if (CHECKOUT / "build" / "peers" / "node_modules" / module).is_dir() else f"{module} for node"
+    if kind == "python":
+        return None if (CHECKOUT / "build" / "peers" / "python" / module).is_dir() else f"{module} for Python"
     if kind != "perl":
         raise pytest.UsageError(f"marker system: unknown kind of need {name!r}")
     if shutil.which("perl") is not None:
@@ -90,7 +92,7 @@ def absent_needs(item: pytest.Item) -> Iterator[tuple[str, str, str]]:
     for marker in item.iter_markers("system"):
         for name in marker.args:
             if missing := _missing_program(name):
-                yield "exim", missing, _MAKE_PEERS if name.startswith("node:") else _MAKE_SYSTEM
+                yield "exim", missing, _MAKE_PEERS if name.startswith(("node:", "python:")) else _MAKE_SYSTEM
     for marker in item.iter_markers("peer"):
         for name in marker.args:
             if not (PEERS / name).exists():

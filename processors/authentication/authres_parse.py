@@ -126,17 +126,22 @@ def _read_field(cursor: Cursor) -> AuthenticationResultsField:
     )
 
 
-def _read_result(cursor: Cursor, results: list[AuthResult], unknown: list[str]) -> None:
-    method = _text(cursor.match(KEYWORD)).lower()
-    cursor.skip_cfws()
-    if method == "none" and (cursor.at_end() or cursor.peek() == b";"):
-        return
+def skip_version(cursor: Cursor) -> None:
+    """From a method to its result: ``[/ version] =`` (RFC 8601 2.2 methodspec)."""
     if cursor.take(b"/"):
         cursor.skip_cfws()
         cursor.match(NUMBER)
         cursor.skip_cfws()
     cursor.require(b"=")
     cursor.skip_cfws()
+
+
+def _read_result(cursor: Cursor, results: list[AuthResult], unknown: list[str]) -> None:
+    method = _text(cursor.match(KEYWORD)).lower()
+    cursor.skip_cfws()
+    if method == "none" and (cursor.at_end() or cursor.peek() == b";"):
+        return
+    skip_version(cursor)
     word = _text(cursor.match(KEYWORD)).lower()
     cursor.skip_cfws()
     reason = ""

@@ -13,8 +13,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from .authres_parse import MAX_LENGTH, comparable_id
-from .structured_field import KEYWORD, NUMBER, TOKEN, Cursor, UnreadableError
+from .authres_parse import MAX_LENGTH, comparable_id, skip_version
+from .structured_field import KEYWORD, TOKEN, Cursor, UnreadableError
 
 #: What nearly all fields and results look like. What matches means the same to a Cursor, which reads the rest.
 _USUAL_ID: Final = re.compile(rb'[ \t\r\n]*(%b)[ \t\r\n]*;(?=(?:[^("]++|"[^"\\;]*+")*+\Z)' % TOKEN.pattern)
@@ -53,7 +53,22 @@ def results_of(value: bytes, authserv_id: bytes) -> list[bytes] | None:
     if found is None or found != comparable_id(authserv_id):
         return None
     reduced = [b" ".join(part.split()) for part in parts]
-    return [result for result in reduced if result and result.lower() != b"none"]
+    return [result for result in reduced if result and not _says_nothing(result)]
+
+
+def _says_nothing(result: bytes) -> bool:
+    """True for ``none``, for a comment, and for both (RFC 8601 2.2 no-result)."""
+    if b"(" not in result:
+        return result.lower() == b"none"
+    cursor = Cursor(result)
+    try:
+        cursor.skip_cfws()
+        if not cursor.at_end() and cursor.match(KEYWORD).lower() != b"none":
+            return False
+        cursor.skip_cfws()
+    except UnreadableError:
+        return False
+    return cursor.at_end()
 
 
 def _divide(cursor: Cursor) -> tuple[bytes, list[bytes]]:
@@ -92,10 +107,5 @@ def _method_and_word(cursor: Cursor) -> tuple[bytes, bytes]:
     cursor.skip_cfws()
     name = cursor.match(KEYWORD)
     cursor.skip_cfws()
-    if cursor.take(b"/"):
-        cursor.skip_cfws()
-        cursor.match(NUMBER)
-        cursor.skip_cfws()
-    cursor.require(b"=")
-    cursor.skip_cfws()
+    skip_version(cursor)
     return name, cursor.match(KEYWORD)

@@ -23,7 +23,7 @@ from rich.text import Text
 from ...errors import ConfigError
 from ...spool.directory import Found
 from .. import batch as archive
-from .. import batch_workers, difference, log
+from .. import batch_destination, batch_workers, difference, log
 from ..config import BatchConfig, errors_of, load
 from ..pipeline_setup import build_steps, make_resolver
 from ..retrace import open_recipients, retrace, step_document
@@ -89,12 +89,12 @@ def batch(
         make_resolver(config.dns)
     with _lines_to(report_file, as_json=as_json, resume=resume) as write:
         if dry_run:
-            work = archive.survey(source, "", resume=False, dry_run=True)
+            work = batch_destination.survey(source, "", resume=False, dry_run=True)
             counts = _dry_run(source, config, work, write, as_json=as_json)
         else:
             place = destination or ""
-            with archive.own(place):
-                work = archive.survey(source, place, resume=resume, dry_run=False, shared=address is not None)
+            with batch_destination.own(place):
+                work = batch_destination.survey(source, place, resume=resume, dry_run=False, shared=address is not None)
                 counts = _run(source, place, config, work, workers or config.workers, address, write)
     sys.exit(1 if any(counts[state] for state in _FAILED) else 0)
 
@@ -132,7 +132,7 @@ def _run(
             if report.state in _FAILED:
                 line = f"{report.id}: {report.state}: {escape(report.reason)}"
                 progress.console.print(line, markup=False, soft_wrap=True)
-    archive.finish(destination)
+    batch_destination.finish(destination)
     seconds = time.monotonic() - started
     console.print(
         f"{_summary(counts)}; {size} bytes in {escape(destination)}, {seconds:.1f} s", markup=False, soft_wrap=True

@@ -5,6 +5,7 @@ Diagnostics: ConfigError (exit code 78) for a configuration without an Exim to t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -43,7 +44,10 @@ def exim_config(config_file: str, *, directory: str | None) -> None:
         for part in parts:
             # Replaced at once: an Exim that starts meanwhile reads the old text or the new one.
             path = os.path.join(directory, part.name)
-            with open(path + ".new", "w", encoding="utf-8") as file:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path + ".new")
+            # Made anew: what others may have laid there is not followed.
+            with open(path + ".new", "x", encoding="utf-8") as file:
                 os.fchmod(file.fileno(), _MODE)
                 file.write(part.text)
             os.replace(path + ".new", path)

@@ -13,7 +13,8 @@ import msgspec
 from rich.text import Text
 
 from ...errors import PermanentError
-from ...requeue.ledger import Entry, LedgerError, open_for_reading
+from ...requeue.ledger import Entry, open_for_reading
+from ...requeue.ledger_file import LedgerError
 from . import terminal
 from .kept import config_option, json_option, opened
 

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from ...errors import ConfigError, SpoolFormatError
 from ...lookups.zone import ZoneResolver
-from ...processors.api import Context
+from ...processors.api import Context, Freeze, Proceed
 from ...processors.contract import Answer, carry_out, check_contract
 from ...processors.edits import apply
 from ...processors.registry import GROUP, build, find
@@ -236,7 +236,7 @@ def _show(answer: Answer, *, as_json: bool) -> None:
     changes: list[tuple[difference.Change, ...]] = []
     if verdict is not None:
         parts = carry_out(message, verdict)
-        queue = apply(message, verdict.edits).queue or "" if hasattr(verdict, "edits") else ""
+        queue = (apply(message, verdict.edits).queue or "") if isinstance(verdict, Proceed | Freeze) else ""
         changes = [difference.compare(message, part, queue=queue) for part in parts]
     kind = "error" if verdict is None else type(verdict).__name__.lower()
     reason = answer.error if verdict is None else verdict.reason

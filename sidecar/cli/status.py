@@ -222,7 +222,11 @@ def _processors(overview: Overview) -> Table:
     for figures in overview.processors:
         usual = f"{figures.usual_seconds:g} s" if figures.usual_seconds is not None else "longer"
         table.add_row(
-            terminal.plain(figures.name), f"{figures.number:,}", seconds(figures.mean_seconds), usual, _answers(figures)
+            terminal.plain(figures.short_name),
+            f"{figures.number:,}",
+            seconds(figures.mean_seconds),
+            usual,
+            _answers(figures),
         )
     return table
 
@@ -262,5 +266,7 @@ def duration(length: float) -> str:
 
 
 def seconds(length: float) -> str:
-    """A short time with three digits: ``2.41 ms``, ``1.2 s``."""
+    """A short time with three digits: ``29.5 µs``, ``2.41 ms``, ``1.2 s``."""
+    if 0 < length < 0.0001:
+        return f"{length * 1e6:.3g} µs"
     return f"{length * 1000:.3g} ms" if length < 1 else f"{length:.3g} s"

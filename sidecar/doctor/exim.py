@@ -20,7 +20,7 @@ _ASK_SECONDS: Final = 20.0
 _VERSION: Final = re.compile(r"^Exim version (\S+)", re.MULTILINE)
 #: The form in which `exim -bP config` prints it: macros replaced, comments gone.
 _QUEUE_ONLY: Final = re.compile(r"^\s*(?:warn\s+|accept\s+)?control\s*=\s*queue_only\b", re.MULTILINE)
-_RUNNER: Final = re.compile(r"-q(?:f|ff|i|l|q)*(?:G(?P<queue>[^/]*)/)?(?P<interval>\d+[smhdw])")
+_RUNNER: Final = re.compile(r"-q[filq]*+(?:G(?P<queue>[^/]{0,64})/)?(?P<interval>\d{1,9}[smhdw])")
 
 
 def check_exim(config: Config) -> Findings:

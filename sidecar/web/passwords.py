@@ -96,8 +96,11 @@ class PasswordFile:
     def _refresh(self) -> None:
         with self._guard:
             try:
-                with open(self._path, "rb") as file:
+                # O_NONBLOCK: opening a FIFO by mistake must not hang.
+                with open(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
                     status = os.fstat(file.fileno())
+                    if not stat.S_ISREG(status.st_mode) or status.st_uid not in {0, os.geteuid()}:
+                        raise ConfigError(f"{self._path} is no regular file of root's or of this user")
                     seen = status.st_ino, status.st_mtime_ns, status.st_size
                     if seen == self._seen:
                         return
@@ -122,7 +125,8 @@ def _parse(line: str, path: str, number: int) -> tuple[str, _Hash]:
         parsed = _Hash(cost, block, parallel, _decoded(salt), _decoded(digest))
     except (ValueError, binascii.Error):
         raise ConfigError(f"{path}:{number}: not name:scrypt:N:r:p:salt:hash") from None
-    if kind != "scrypt" or len(parsed.digest) < 16 or not 128 * cost * block * parallel <= _MEMORY // 2:
+    is_possible = min(cost - 1, block, parallel) > 0 and cost & (cost - 1) == 0
+    if kind != "scrypt" or len(parsed.digest) < 16 or not is_possible or 128 * cost * block * parallel > _MEMORY // 2:
         raise ConfigError(f"{path}:{number}: not scrypt, or with figures that this machine shall not be asked for")
     return name, parsed
 
@@ -177,6 +181,7 @@ class Limits:
 
     def begin(self, name: str, address: str) -> bool:
         """Count a try as failed; False where it may not be made."""
+        name = name[:_LONGEST_PASSWORD]
         with self._guard:
             now = self._clock()
             while self._tries and self._tries[0][0] <= now - self.WINDOW_SECONDS:
@@ -188,7 +193,7 @@ class Limits:
             }
             if any(counts[kind] >= most for kind, most in self._MOST.items()):
                 return False
-            self._tries.append((now, name[:_LONGEST_PASSWORD], address))
+            self._tries.append((now, name, address))
             return True
 
     def succeeded(self, name: str, address: str) -> None:

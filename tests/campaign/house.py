@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,12 +25,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from respool import add_header
 from respool.lookups.table_build import build as build_table
-from respool.requeue.state import STATES
+from respool.requeue.state import GONE, STATES
 from respool.spool import editing
 from respool.spool.envelope import Envelope
 from respool.spool.header_file import parse_header_file, render_header_file
-from respool.spool.ids import IdMinter, MessageId
+from respool.spool.ids import IdMinter, MessageId, decode_base62, encode_base62
 from tests.conftest import CHECKOUT
+from tests.fault.test_misbehaving_processors import SIDECAR
 from tests.unit.lookups.dccifd import Dccifd
 
 from .broken_dns import BrokenDns
@@ -58,7 +59,16 @@ class Wayward(Processor[Config]):
 class House:
     """Everything below root; ``with House(root) as house``. Nothing runs until start()."""
 
-    def __init__(self, root: Path, *, plugin: str = _DEFAULT_PLUGIN, extra: str = "", deadline_seconds: float = 20.0):
+    def __init__(
+        self,
+        root: Path,
+        *,
+        plugin: str = _DEFAULT_PLUGIN,
+        extra: str = "",
+        deadline_seconds: float = 20.0,
+        is_impatient: bool = False,
+        scan_seconds: float = 0.5,
+    ):
         self.root = root
         self.export, self.state, self.input = root / "export", root / "state", root / "spool" / "input"
         for directory in (self.export, self.input, root / "keys", root / "tables"):
@@ -77,11 +87,12 @@ class House:
         self.plugin.write_text(_PLUGIN.format(code=plugin))
         self.plugin.chmod(0o644)
         self.configuration = root / "respool.toml"
-        self.configuration.write_text(self._text(extra, deadline_seconds))
+        self.configuration.write_text(self._text(extra, deadline_seconds, scan_seconds))
         self._log = (root / "log").open("ab")
         self._minter = IdMinter(long=True)
         self._samples = itertools.cycle(_load_samples())
         self._count = itertools.count(1)
+        self._command = ["-c", SIDECAR] if is_impatient else ["-m", "respool", "run", "-c"]
         self._process: subprocess.Popen[bytes] | None = None
         self._ended = threading.Event()
         self._exim = threading.Thread(target=self._take_all, name="exim")
@@ -91,14 +102,14 @@ class House:
         self.delivered: Counter[tuple[int, bytes]] = Counter()
         self.failures: list[str] = []
 
-    def _text(self, extra: str, deadline_seconds: float) -> str:
+    def _text(self, extra: str, deadline_seconds: float, scan_seconds: float) -> str:
         root, key = self.root, f'domain = "example.test", selector = "s", key_file = "{self.key}"'
         return f"""
 hostname = "mx.example.test"
 state_directory = "{self.state}"
 workers = 2
 threads = 4
-scan_seconds = 0.5
+scan_seconds = {scan_seconds}
 deadline_seconds = {deadline_seconds}
 {extra}
 [source]
@@ -178,7 +189,7 @@ config = {{ {key} }}
     def start(self) -> None:
         """``respool run`` in the background, in a session of its own."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "respool", "run", "-c", str(self.configuration)],
+            [sys.executable, *self._command, str(self.configuration)],
             stdout=self._log, stderr=self._log, start_new_session=True,
         )  # fmt: skip
 
@@ -218,16 +229,23 @@ config = {{ {key} }}
 
     # Mail.
 
-    def put(self, count: int) -> None:
-        """So many messages into the export directory, as Exim puts them: hard links under their names."""
+    def put(self, count: int, *, clock_offset: int = 0, ids: Iterable[MessageId] = ()) -> list[MessageId]:
+        """So many messages into the export directory, as Exim puts them: hard links under their names. Their ids.
+
+        clock_offset: seconds by which the clock of this Exim is wrong; ids: those that it gives, not new ones.
+        """
+        given, used = iter(ids), list[MessageId]()
         for _ in range(count):
             envelope, body = next(self._samples)
-            number, message_id = next(self._count), self._minter.mint()
+            number, message_id = next(self._count), next(given, None) or _shifted(self._minter.mint(), clock_offset)
+            used.append(message_id)
             envelope = editing.with_id(envelope, message_id)
+            envelope = envelope.replace(received_time=int(time.time()) + clock_offset)
             envelope = editing.add_header(envelope, add_header("X-Number", str(number)).header)
             self.put_pair(message_id, render_header_file(envelope), b"%b\n%b" % (message_id.data_name.encode(), body))
             self.expected[number] = frozenset(_open_recipients(envelope))
             self._recipients += len(self.expected[number])
+        return used
 
     def mint(self) -> MessageId:
         """An id that no other message here has."""
@@ -269,9 +287,9 @@ config = {{ {key} }}
     # What became of it.
 
     def in_state(self, state: str) -> list[str]:
-        """The names in a state directory."""
+        """The names in a state directory, but for directories that a worker has emptied and keeps, or removes."""
         try:
-            return sorted(os.listdir(self.state / state))
+            return sorted(name for name in os.listdir(self.state / state) if not name.startswith(GONE))
         except FileNotFoundError:
             return []
 
@@ -324,6 +342,13 @@ config = {{ {key} }}
         assert all(recipient in self.expected[number] for number, recipient in numbered), where
         assert len(self.arrived()) + kept == len(self.expected), where
         assert len(self.in_state("held")) == kept, where
+
+
+def _shifted(message_id: MessageId, seconds: int) -> MessageId:
+    """The id that Exim would have minted with its clock wrong by so many seconds."""
+    return (
+        MessageId(encode_base62(decode_base62(message_id[:6]) + seconds, 6) + message_id[6:]) if seconds else message_id
+    )
 
 
 def _number(envelope: Envelope) -> int:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.fault.conditions import may_mount, mounted
 
 from .broken_dns import MOODS, Mood
 from .house import House
@@ -163,6 +166,114 @@ def test_the_clock_jumps(tmp_path: Path, seconds: int) -> None:
     )
     with House(tmp_path / "house", plugin=code) as house:
         through(house, lambda: None, lambda: None)
+
+
+def test_reloads_in_storms(tmp_path: Path) -> None:
+    """SIGHUP upon SIGHUP, the file good and bad by turns: the old workers finish what they have in hand."""
+    with House(tmp_path / "house") as house:
+        good, chance = house.configuration.read_text(), random.Random(7)
+
+        def storm() -> None:
+            for _ in range(60):
+                bad = chance.random() < 0.3
+                house.configuration.write_text("nonsense = [" if bad else good + f"# {chance.random()}\n")
+                house.signal(signal.SIGHUP)
+                time.sleep(chance.uniform(0, 0.3))
+            house.configuration.write_text(good)
+            house.signal(signal.SIGHUP)
+
+        through(house, storm, lambda: None)
+        assert '"event":"sidecar.reloaded"' in house.log()
+        assert '"event":"sidecar.reload_refused"' in house.log()
+
+
+#: What a plugin does to the thread that watches the source, by the name of the class that it is of.
+_ITS_THREAD = "(one for one in threading.enumerate() if type(one).__name__ == 'InotifyFD')"
+OBSERVER = {
+    "descriptor closed": f"[os.close(vars(one)['_inotify_fd']) for one in {_ITS_THREAD}]",
+    "descriptor another's": f"[os.dup2(os.open('/dev/zero', 0), vars(one)['_inotify_fd']) for one in {_ITS_THREAD}]",
+    "thread killed": f"[__import__('ctypes').pythonapi.PyThreadState_SetAsyncExc(__import__('ctypes').c_ulong(one.ident),"
+    f" __import__('ctypes').py_object(SystemExit)) for one in {_ITS_THREAD}]",
+}
+
+
+@pytest.mark.parametrize("how", OBSERVER)
+def test_the_observer_dies(tmp_path: Path, how: str) -> None:
+    # Once: a part of a message that was divided would do it to whoever has the descriptor by then.
+    code = (
+        "if number in (8, 40) and number not in self.__dict__.setdefault('done', set()):\n"
+        f"            self.done.add(number); {OBSERVER[how]}\n        return proceed()"
+    )
+    # No scan comes to the rescue: mail goes on because the observer is started again.
+    with House(tmp_path / "house", plugin=code, scan_seconds=3600) as house:
+        through(house, lambda: None, lambda: None)
+        assert '"event":"watch.died"' in house.log()
+
+
+@pytest.mark.skipif(not may_mount(), reason="only who may mount")
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+def test_a_small_disk_is_full(tmp_path: Path, kind: str) -> None:
+    """Everything is on it, the log too; what is in the source by then has to arrive once there is room."""
+    with mounted(tmp_path, kind) as disk, House(disk.place / "house") as house:
+        house.put(150)
+        house.start()
+        house.wait_until(lambda: len(house.arrived()) >= 10)
+        for _ in range(3):
+            disk.fill()
+            time.sleep(4)
+            disk.relieve()
+            house.put(20)
+        house.wait_until_settled()
+        assert house.stop() == 0
+        house.assert_each_once()
+        sys.stderr.write(f"\n{kind} full three times: {house.summary()}\n")
+
+
+def test_the_clock_of_the_exporting_exim_is_set_back(tmp_path: Path) -> None:
+    """Ids go back by an hour; and when the clock passes the same seconds again, ids come a second time."""
+    with House(tmp_path / "house") as house:
+        house.start()
+        first = house.put(50)
+        again = house.put(50, clock_offset=-3600)
+        assert max(again) < min(first)
+        house.wait_until_settled()
+        house.put(100, clock_offset=-3600, ids=[*again, *first])
+        house.wait_until_settled()
+        assert house.stop() == 0
+        house.assert_each_once()
+        sys.stderr.write(f"\nclock set back: {house.summary()}\n")
+
+
+_GROW = """
+import sys, lmdb
+size = 4 << 20
+for number in range(200):
+    size += 1 << 20
+    with lmdb.open(sys.argv[1], subdir=False, map_size=size) as environment, environment.begin(write=True) as change:
+        for entry in range(200):
+            change.put(b"filler-%d-%d" % (number, entry), b"x" * 400)
+    print(number, flush=True)
+"""
+
+
+def test_the_table_of_routes_is_resized_by_another_process(tmp_path: Path) -> None:
+    """Written in place, its map larger each time: readers have mapped less than there is."""
+    with House(tmp_path / "house") as house:
+        writers: list[subprocess.Popen[bytes]] = []
+
+        def begin() -> None:
+            command = [sys.executable, "-c", _GROW, str(house.table)]
+            writers.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+
+        def end() -> None:
+            (writer,) = writers
+            writer.terminate()
+            grown = writer.communicate(timeout=30)[0].count(b"\n")
+            sys.stderr.write(f"\nresized {grown} times, to {house.table.stat().st_size >> 20} MiB")
+            assert grown > 10
+
+        through(house, begin, end)
+        assert "could not be read" not in house.log()
 
 
 def test_malformed_pairs_among_good_ones(tmp_path: Path) -> None:

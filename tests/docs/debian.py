@@ -104,7 +104,7 @@ class Debian:
         scratch = self._directory.name
         lines = ["umask 022", "ip link set lo up", f"mount -t tmpfs -o mode=755 none {scratch}"]
         # Exim's user has to reach the interpreter and the checkout, also where they are below /root.
-        needed = [path for path in (sys.base_prefix, str(CHECKOUT)) if path.startswith("/root/")]
+        needed = [path for path in (sys.base_prefix, str(CHECKOUT)) if Path(path).is_relative_to("/root")]
         for number, path in enumerate(needed):
             lines += [f"mkdir {scratch}/needed{number}", f"mount --bind {path} {scratch}/needed{number}"]
         lines.append("mount -t tmpfs -o mode=755 none /root")

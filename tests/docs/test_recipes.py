@@ -146,14 +146,16 @@ def test_held_messages_are_released(debian: Debian) -> None:
 def test_a_corrupt_message_is_mended_and_put_back(debian: Debian) -> None:
     send(debian, "corrupt", 2)
     debian.run(
-        "cd /var/spool/exim4/scan/input; mkdir /root/kept; cp -p *-H /root/kept/\n"
+        "cd /var/spool/exim4/scan/input; mkdir /var/tmp/kept; cp -p *-H /var/tmp/kept/\n"
         # The number of recipients.
         "sed -i 's/^1$/one/' *-H\n" + ONCE + " || true"
     )
     assert len(waiting(debian, f"{RESPOOL}/corrupt")) == 2
     check, put_back = blocks("docs/recovery.md", "Corrupt")
     assert "2 checked, 2 wrong" in debian.run(f"{check.strip()} || true")
-    debian.run(f"for claim in {RESPOOL}/corrupt/*; do id=$(basename ${{claim%.*}}); cp /root/kept/$id-H $claim/; done")
+    debian.run(
+        f"for claim in {RESPOOL}/corrupt/*; do id=$(basename ${{claim%.*}}); cp /var/tmp/kept/$id-H $claim/; done"
+    )
     assert "2 checked, 0 wrong" in debian.run(check)
     debian.run(put_back)
     assert waiting(debian, f"{RESPOOL}/corrupt") == []

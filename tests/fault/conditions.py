@@ -29,7 +29,7 @@ from typing import Any, Final
 import pytest
 
 from respool.errors import RespoolError, TemporaryError
-from respool.sidecar import log, worker
+from respool.sidecar import log, pause, worker
 from respool.sidecar.preparation import prepare
 from respool.sidecar.supervisor import Supervisor
 from respool.spool.ids import IdMinter
@@ -265,7 +265,7 @@ class House:
 
 def _run(setup: Setup) -> int:
     log.configure(terminal=False)
-    worker._PAUSE = _PAUSE
+    pause.SECONDS = _PAUSE
     worker._REPORT_SECONDS = _PAUSE  # type: ignore[misc]
     try:
         prepared = prepare(setup.config)

@@ -21,9 +21,9 @@ import lmdb
 from msgspec import Struct
 
 from respool import ConfigError, TemporaryError
-from respool.requeue import durable, ledger
+from respool.requeue import durable, ledger_file
 from respool.requeue.state import STATES
-from respool.sidecar import log, worker
+from respool.sidecar import log, pause
 from respool.sidecar.config import Config, decode
 from respool.sidecar.preparation import prepare
 from respool.sidecar.worker_setup import make_worker
@@ -163,7 +163,7 @@ def run(setup: Setup, fault: Fault | None = None, *, synced: bool = False) -> tu
 
 def _sidecar(setup: Setup, *, synced: bool) -> int:
     log.configure(level=50, terminal=False)
-    worker._PAUSE = 0.02
+    pause.SECONDS = 0.02
     if not synced:
         # What the file system below the tests is like is not what is tested.
         setattr(durable, "keeps_metadata_in_order", lambda _descriptor: setup.ordered)  # noqa: B010
@@ -202,5 +202,5 @@ def _install(fault: Fault | None, writer: int) -> Callable[[], int]:
 
     for name in POINTS:
         setattr(durable, name, wrap(getattr(durable, name)))
-    ledger.commit = wrap(ledger.commit)
+    ledger_file.commit = wrap(ledger_file.commit)
     return lambda: count

@@ -33,6 +33,7 @@ from respool import (
 )
 
 KEPT: list[int] = []
+KEPT_MEMORY: list[bytearray] = []
 
 
 class TextlessError(Exception):
@@ -103,6 +104,28 @@ def leaks() -> Any:
     return proceed()
 
 
+def keeps_memory() -> Any:
+    KEPT_MEMORY.append(bytearray(8 << 20))
+    return proceed()
+
+
+def closes_descriptors() -> Any:
+    os.closerange(3, 200)
+    return proceed()
+
+
+def closes_the_sources_descriptor() -> Any:
+    """As a descriptor closed twice does, when it is another's by then; the number is another file's at once."""
+    for descriptor in range(3, 200):
+        if (
+            os.path.exists(f"/proc/self/fd/{descriptor}")
+            and os.readlink(f"/proc/self/fd/{descriptor}")[-7:] == "/source"
+        ):
+            os.close(descriptor)
+            KEPT.append(os.open("/etc", os.O_RDONLY))
+    return proceed()
+
+
 def changes_the_process() -> Any:
     os.chdir("/")
     os.umask(0o777)
@@ -162,6 +185,9 @@ DEEDS: dict[str, Any] = {
     "forks": forks,
     "forks-and-stays": forks_and_stays,
     "leaks": leaks,
+    "keeps-memory": keeps_memory,
+    "closes-descriptors": closes_descriptors,
+    "closes-a-descriptor": closes_the_sources_descriptor,
     "leaves-a-thread": leaves_a_thread,
     "thread-that-fails": thread_that_fails,
     "changes-the-process": changes_the_process,

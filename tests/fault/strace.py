@@ -9,19 +9,26 @@ Diagnostics: StraceError when strace can't attach; RuntimeError for a run that e
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import signal
 import subprocess
+import sys
+import tempfile
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import lmdb
 from msgspec import Struct
 
 from respool import ConfigError, TemporaryError
-from respool.sidecar import log, worker
+from respool.requeue import durable
+from respool.sidecar import log, pause
+from respool.sidecar.pipeline_setup import build_steps
 from respool.sidecar.preparation import prepare
 from respool.sidecar.worker_setup import make_worker
 
@@ -52,6 +59,14 @@ class CallFault(Struct, frozen=True):
         return f"inject={self.call}:{what}:when={self.number}"
 
 
+def warm(setup: Setup) -> None:
+    """Import here what each child would import anew: what fails there shall be a call of respool's own."""
+    build_steps(setup.config.processor)
+    with tempfile.TemporaryDirectory() as directory:
+        lmdb.open(directory).close()
+    codecs.lookup("ascii")
+
+
 def run(setup: Setup, *arguments: str) -> int:
     """Run the sidecar once in one thread, with strace attached if it gets arguments; the exit code."""
     child = os.fork()
@@ -65,6 +80,8 @@ def run(setup: Setup, *arguments: str) -> int:
             code = 78
         except TemporaryError:
             code = 75
+        except BaseException:  # noqa: BLE001 a child of the test must say what it died of, and never return
+            traceback.print_exc(file=sys.stderr)
         finally:
             os._exit(code)
     tracer: subprocess.Popen[bytes] | None = None
@@ -92,19 +109,24 @@ def _wait_until_traced(child: int, tracer: subprocess.Popen[bytes]) -> None:
 def _drain(setup: Setup) -> int:
     """What Worker.run(once) does, in this thread alone."""
     log.configure(level=50, terminal=False)
-    worker._PAUSE = 0.01
+    pause.SECONDS = 0.01
+    if not setup.ordered:
+        setattr(durable, "keeps_metadata_in_order", lambda _descriptor: False)  # noqa: B010 typed otherwise
     prepared = prepare(setup.config)
-    one: Any = make_worker(prepared, log.get(), once=True, trace=False)
-    one._attempt(one._recover_all)
-    one._attempt(one._scan)
-    one._attempt(one._retry_deferred)
+    try:
+        one: Any = make_worker(prepared, log.get(), once=True, trace=False)
+    except OSError:
+        return 75  # as the supervisor's child ends
+    runner, carrier = one._runner, one._carrier
+    for look in (runner._recover_all, runner._scan, runner._retry_deferred):
+        runner._attempt(look)
     end = time.monotonic() + 2
-    while (one._intake.waiting() or one._waiting) and time.monotonic() < end:
+    while (one._intake.waiting() or carrier.kept()) and time.monotonic() < end:
         if one._intake.waiting():
             item, wait = one._intake.take()
             one._take_up(item, wait)
-        one._go_on_waiting(time.monotonic() + 1)
-    return 75 if one._waiting else 0
+        carrier.go_on(time.monotonic() + 1)
+    return 75 if carrier.kept() else 0
 
 
 def count(setup: Setup, trace: Path) -> dict[str, list[int]]:

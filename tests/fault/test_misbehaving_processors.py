@@ -26,9 +26,9 @@ PLUGIN = Path(misbehaving.__file__)
 #: The sidecar, its patience shortened.
 SIDECAR = """
 import sys
-from respool.sidecar import engine, supervisor, worker
+from respool.sidecar import engine, pause, supervisor
 from respool.sidecar.cli import main
-worker._PAUSE = 0.2
+pause.SECONDS = 0.2
 engine.MOST_CRASHES = 2
 supervisor._RESTART_WAIT = 0.1
 sys.argv = ["respool", "run", "-c", sys.argv[1]]
@@ -36,11 +36,12 @@ main()
 """
 
 #: Deeds that kill the worker or make it end, and what the log says of them.
-DEADLY = ("exits", "killed", "segfault", "loops", "blocks")
+DEADLY = ("exits", "killed", "segfault", "loops", "blocks", "closes-descriptors", "closes-a-descriptor")
 HARMLESS = (
     "forks",
     "forks-and-stays",
     "leaks",
+    "keeps-memory",
     "leaves-a-thread",
     "thread-that-fails",
     "changes-the-process",
@@ -72,7 +73,7 @@ class Ran:
         return [line for line in self.log if line["event"] == name and (not deed or line.get("id") == self.ids[deed])]
 
 
-def prepare(root: Path, deeds: list[str], workers: int) -> tuple[Path, dict[str, str]]:
+def prepare(root: Path, deeds: list[str], workers: int, memory_mib: int = 512) -> tuple[Path, dict[str, str]]:
     """A configuration with one message for each deed; the ids of these, in order."""
     for name in ("source", "target", "state"):
         (root / name).mkdir(mode=0o750)
@@ -86,7 +87,7 @@ state_directory = "{root}/state"
 workers = {workers}
 threads = 2
 deadline_seconds = 0.5
-memory_mib = 512
+memory_mib = {memory_mib}
 [source]
 kind = "directory"
 directory = "{root}/source"
@@ -155,10 +156,27 @@ def test_a_worker_out_of_descriptors_makes_room_for_another(tmp_path: Path) -> N
     log = (tmp_path / "log").read_text()
     assert '"event":"worker.leaking"' in log
     assert "/etc/hostname" in log
-    assert os.listdir(tmp_path / "state/work") == []
-    ended = [name[:-2] for name in os.listdir(tmp_path / "target") if name.endswith("-H")]
-    ended += [name.partition(".")[0] for name in os.listdir(tmp_path / "state/held")]
-    assert sorted(ended) == sorted(ids.values())
+    assert ended(tmp_path) == sorted(ids.values())
+
+
+def test_a_worker_whose_memory_grows_makes_room_for_another(tmp_path: Path) -> None:
+    """What is kept of all messages is more than a worker may take; without another every message would fail."""
+    configuration, ids = prepare(tmp_path, ["keeps-memory"] * 60, workers=1, memory_mib=400)
+    run(tmp_path, configuration, lambda: count(tmp_path / "target", "-H") + count(tmp_path / "state/held") == 60)
+    events = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if line.startswith("{")]
+    (leaking, *_) = [event for event in events if event["event"] == "worker.leaking"]
+    assert leaking["memory_mib"] >= 300
+    assert leaking["memory_limit_mib"] == 400
+    assert not [event for event in events if event["event"] in {"processor.failed", "message.recovered"}]
+    assert count(tmp_path / "target", "-H") == 60
+    assert ended(tmp_path) == sorted(ids.values())
+
+
+def ended(root: Path) -> list[str]:
+    """The ids of the messages that were published or held, sorted; none is in hand."""
+    assert os.listdir(root / "state/work") == []
+    found = [name[:-2] for name in os.listdir(root / "target") if name.endswith("-H")]
+    return sorted(found + [name.partition(".")[0] for name in os.listdir(root / "state/held")])
 
 
 def count(directory: Path, suffix: str = "") -> int:
@@ -169,10 +187,14 @@ def count(directory: Path, suffix: str = "") -> int:
 def test_what_fails_at_the_boundary_is_held_and_named(ran: Ran, deed: str) -> None:
     status = ran.status(deed, "held")
     assert ran.published(deed) == []
-    assert "misbehaving.py:Misbehaving" in status["processor"]
     assert len(status["reason"]) < 1200
     status["reason"].encode()
-    if deed not in {"surrogate", "long-reason", "permanent-odd"}:
+    is_verdict = deed in {"surrogate", "long-reason"}
+    # What is no verdict of a processor is tried again by a release: there is none to override.
+    assert ("misbehaving.py:Misbehaving" in status["processor"]) is is_verdict
+    if not is_verdict:
+        assert "misbehaving.py:Misbehaving" in status["reason"]
+    if not is_verdict and deed != "permanent-odd":
         assert "misbehaving.py:Misbehaving failed: " in status["reason"]
         event = ran.events("processor.failed", deed)[-1]
         assert "Traceback" in event["exception"]
@@ -206,6 +228,13 @@ def test_a_hang_is_named_with_the_line(ran: Ran, deed: str) -> None:
     event = ran.events("worker.hung", deed)[0]
     assert "misbehaving.py:Misbehaving" in event["processor"]
     assert f" {deed}" in event["where"]
+
+
+@pytest.mark.parametrize("deed", ["closes-descriptors", "closes-a-descriptor"])
+def test_lost_descriptors_are_named_and_the_worker_ends(ran: Ran, deed: str) -> None:
+    # On the way to being held the message costs two workers.
+    events = [line for line in ran.events("worker.descriptors_lost") if line.get("id") in {ran.ids[deed], None}]
+    assert any(str(ran.root / "source") in line["lost"] for line in events)
 
 
 def test_the_log_names_what_was_meddled_with(ran: Ran) -> None:

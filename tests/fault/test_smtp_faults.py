@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from respool.requeue.smtp import SmtpDestination
+from respool.requeue.smtp_server import SmtpServer
 
 from ..scripted_smtp import EXTENSIONS, Death, ScriptedSmtp
 from ..smtp_setup import SmtpSetup
@@ -118,7 +118,7 @@ def test_the_sidecar_dies_while_it_bounces(tmp_path: Path, mode: Mode) -> None:
 
 def test_killed_between_reply_and_rename_is_sent_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one thing that SMTP can't guarantee, shown."""
-    real = SmtpDestination._give_back
+    real = SmtpServer._give_back
 
     def die(*arguments: object) -> None:
         real(*arguments)  # type: ignore[arg-type]
@@ -128,7 +128,7 @@ def test_killed_between_reply_and_rename_is_sent_twice(tmp_path: Path, monkeypat
         setup = SmtpSetup(tmp_path, server.port)
         setup.write(A)
         with monkeypatch.context() as patch:
-            patch.setattr(SmtpDestination, "_give_back", die)
+            patch.setattr(SmtpServer, "_give_back", die)
             assert run(setup)[0] == 42
         assert run(setup)[0] == 0
         assert counted(server) == Counter({b"<a@one.example>": 2})

@@ -17,7 +17,7 @@ import pytest
 
 from .conditions import Disk
 from .harness import Setup
-from .strace import CallFault, count, run
+from .strace import CallFault, count, run, warm
 from .test_every_step import CASES, Case, _make
 
 pytestmark = [
@@ -51,6 +51,7 @@ def test_exactly_once_at_every_system_call(case: Case, disk: Path, tmp_path: Pat
     root = disk / "count"
     root.mkdir()
     setup, _, _ = _make(case, root)
+    warm(setup)
     numbers = count(setup, tmp_path / "trace")
     faults = [CallFault(call, number, error) for call, found in numbers.items() for number in found for error in ERRORS]
     points = sum(map(len, numbers.values()))

@@ -1,7 +1,7 @@
 """Fuzz target for the readers of DNS and header text, one law at a time.
 
 Needs atheris, which is not among the dependencies:
-``python tests/fuzz/fuzz_authentication.py LAW [libFuzzer options] tests/fuzz/corpus_authentication/LAW``;
+``python -m tests.fuzz.fuzz_authentication LAW [libFuzzer options] tests/fuzz/corpus_authentication/LAW``;
 LAW is a name in authentication_law.LAWS.
 
 Diagnostics: any exception is a finding.

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from ..scripted_smtp import ScriptedSmtp
 from .exim import Exim
-from .smtp_sink import SmtpSink
 
 EximFactory = Callable[..., Exim]
 
@@ -35,7 +35,7 @@ def exim(start_exim: EximFactory) -> Exim:
 
 
 @pytest.fixture
-def smtp_sink() -> Iterator[SmtpSink]:
+def smtp_sink() -> Iterator[ScriptedSmtp]:
     """An SMTP server that keeps what it is sent, to the byte."""
-    with SmtpSink() as sink:
+    with ScriptedSmtp() as sink:
         yield sink

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from respool.requeue.state import GONE
+
 from .exim import Exim
 
 
@@ -102,8 +104,8 @@ zone_file = "{self._zone(exim)}"
         return self.log_file.read_text() if self.log_file.exists() else ""
 
     def in_state(self, state: str) -> list[str]:
-        """The names in a state directory."""
-        return sorted(path.name for path in (self.state / state).glob("*"))
+        """The names in a state directory, but for directories that a worker has emptied and keeps, or removes."""
+        return sorted(path.name for path in (self.state / state).glob("*") if not path.name.startswith(GONE))
 
     def wait_until_idle(self, timeout_seconds: float = 60) -> None:
         """Until nothing is in the source nor in ``work/``."""

@@ -13,13 +13,13 @@ from respool.lookups.dns import DnssecStatus
 from respool.lookups.resolver import DnsResolver
 from respool.processors.registry import build
 
+from ..scripted_smtp import ScriptedSmtp
 from ..unit.processors.processor_kit import make_context, make_message
 from .conftest import EximFactory
 from .queuefile import run_attempt
 from .recipes import macros, sample
 from .sidecar import Sidecar
 from .signed_zones import SignedZones
-from .smtp_sink import SmtpSink
 
 pytestmark = pytest.mark.system("unbound", "nsd", "ldns-signzone", "ldns-keygen")
 
@@ -87,7 +87,7 @@ def test_processor(zones: SignedZones) -> None:
 
 
 @pytest.mark.exim
-def test_an_exim_transport_acts_on_it(zones: SignedZones, start_exim: EximFactory, smtp_sink: SmtpSink) -> None:
+def test_an_exim_transport_acts_on_it(zones: SignedZones, start_exim: EximFactory, smtp_sink: ScriptedSmtp) -> None:
     """The recipe's transport refuses a host without DANE or TLS for the domains that have them, and for no other."""
     routers = f"""
 dane_known:

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from ..scripted_smtp import ScriptedSmtp
 from .conftest import EximFactory
 from .exim import Exim
 from .exim_configuration import EXIM
 from .smtp_client import SmtpRefusedError
-from .smtp_sink import SmtpSink
 
 pytestmark = pytest.mark.exim
 
@@ -213,7 +213,7 @@ def test_a_utf8_envelope_reaches_the_spool(exim: Exim) -> None:
 
 
 @pytest.mark.parametrize("chunking", [False, True])
-def test_remote_delivery_ends_in_the_sink(start_exim: EximFactory, smtp_sink: SmtpSink, chunking: bool) -> None:
+def test_remote_delivery_ends_in_the_sink(start_exim: EximFactory, smtp_sink: ScriptedSmtp, chunking: bool) -> None:
     exim = start_exim(remote_port=smtp_sink.port, remote_chunking=chunking)
     message_id = exim.receive(
         MESSAGE, recipients=["a@remote.example", "b@remote.example"], rcpt_options=["NOTIFY=NEVER"]
@@ -254,7 +254,7 @@ def test_routers_act_on_variables(start_exim: EximFactory, variables: str, mailb
     assert delivery.variables[name] == value
 
 
-def test_a_route_that_names_a_host_is_sent_there(start_exim: EximFactory, smtp_sink: SmtpSink) -> None:
+def test_a_route_that_names_a_host_is_sent_there(start_exim: EximFactory, smtp_sink: ScriptedSmtp) -> None:
     exim = start_exim(data_acl=f"  warn set acl_m_route = 127.0.0.1::{smtp_sink.port}\n")
     exim.deliver(exim.receive(MESSAGE))
     assert [message.recipients for message in smtp_sink.messages] == [(b"<a@file.example>",)]

@@ -6,12 +6,12 @@ from collections import Counter
 
 import pytest
 
+from ..scripted_smtp import ScriptedSmtp
 from .conftest import EximFactory
 from .exim import Exim
 from .exim_configuration import EXIM
 from .queuefile import run_attempt
 from .sidecar import Sidecar
-from .smtp_sink import SmtpSink
 
 pytestmark = pytest.mark.exim
 
@@ -120,7 +120,7 @@ def test_wire_format(start_exim: EximFactory) -> None:
     assert delivery.content.endswith(b"\n\none\n.two\n")
 
 
-def test_dsn_parameters_reach_the_next_host(start_exim: EximFactory, smtp_sink: SmtpSink) -> None:
+def test_dsn_parameters_reach_the_next_host(start_exim: EximFactory, smtp_sink: ScriptedSmtp) -> None:
     exim = start_exim(remote_port=smtp_sink.port)
     sidecar = Sidecar(exim, processors=HEADERS)
     message_id = exim.receive(
@@ -136,7 +136,7 @@ def test_dsn_parameters_reach_the_next_host(start_exim: EximFactory, smtp_sink: 
     assert message.recipients == (b"<b@remote.example> NOTIFY=FAILURE,DELAY ORCPT=rfc822;o@remote.example",)
 
 
-def test_smtputf8(start_exim: EximFactory, smtp_sink: SmtpSink) -> None:
+def test_smtputf8(start_exim: EximFactory, smtp_sink: ScriptedSmtp) -> None:
     exim = start_exim(remote_port=smtp_sink.port)
     if not exim.has("I18N"):
         pytest.skip("this Exim is built without I18N")

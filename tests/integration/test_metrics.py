@@ -24,11 +24,11 @@ from respool.sidecar.heartbeat import LONGEST_SILENCE
 from respool.spool.ids import IdMinter
 from tests.conftest import CHECKOUT
 
+from . import judged_site
 from .dovecot import free_port
-from .test_web import JUDGE
 
 RULES = CHECKOUT / "samples" / "prometheus"
-SLOW = "import ctypes, time\n" + JUDGE.replace(
+SLOW = "import ctypes, time\n" + judged_site.JUDGE.replace(
     "        subject =", "        time.sleep(0.005)\n        subject ="
 ).replace(
     '        if b"hold" in subject:\n',
@@ -47,32 +47,14 @@ class Running:
 
     def __init__(self, directory: Path, extra: str = "", environment: dict[str, str] | None = None) -> None:
         self.directory = directory
-        for name in ("source", "target", "state"):
-            (directory / name).mkdir(mode=0o750)
-        (directory / "judge.py").write_text(SLOW)
-        (directory / "judge.py").chmod(0o644)
-        (directory / "dns.zone").write_text("")
         self.port = free_port()
-        self.configuration = directory / "respool.toml"
-        self.configuration.write_text(f"""
-hostname = "mx.example.org"
-state_directory = "{directory}/state"
-workers = 2
-scan_seconds = 0.5
-{extra}
-[source]
-kind = "directory"
-directory = "{directory}/source"
-[requeue]
-kind = "directory"
-directory = "{directory}/target"
-[dns]
-zone_file = "{directory}/dns.zone"
-[metrics]
-listen = "127.0.0.1:{self.port}"
-[[processor]]
-use = "{directory}/judge.py:Judge"
-""")
+        self.configuration = judged_site.set_up(
+            directory,
+            judge=SLOW,
+            workers=2,
+            top=f"scan_seconds = 0.5\n{extra}",
+            tables=f'[metrics]\nlisten = "127.0.0.1:{self.port}"',
+        )
         self._minter = IdMinter(long=True)
         with (directory / "log").open("wb") as log:
             self.process = subprocess.Popen(

@@ -13,8 +13,8 @@ import pytest
 from respool.processors.dmarc_history_file import append, rotate
 from respool.processors.dmarc_history_record import HistoryRecord, Seal, Signature, render_record
 
+from ..scripted_smtp import ScriptedSmtp
 from .opendmarc import OpenDmarc, OpenDmarcError
-from .smtp_sink import SmtpSink
 
 pytestmark = pytest.mark.system(
     "/usr/sbin/opendmarc-import", "mariadbd", "mariadb-install-db", "perl:DBD::mysql", "perl:Switch", "perl:JSON"
@@ -52,7 +52,7 @@ def make_record(job: str, **changes: object) -> HistoryRecord:
     return msgspec.structs.replace(record, **changes)
 
 
-def test_imported_and_reported(opendmarc: OpenDmarc, smtp_sink: SmtpSink, tmp_path: Path) -> None:
+def test_imported_and_reported(opendmarc: OpenDmarc, smtp_sink: ScriptedSmtp, tmp_path: Path) -> None:
     path, rotated = str(tmp_path / "dmarc.dat"), str(tmp_path / "dmarc.dat.1")
     failed = make_record("1abcde-000000-00")
     passed = make_record("1abcde-000001-00", policy=15, action=2, align_dkim=4, seals=(), arc=11, arc_policy=1)

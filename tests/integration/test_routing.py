@@ -10,13 +10,13 @@ import pytest
 
 from respool.lookups.table_build import build
 
+from ..scripted_smtp import ScriptedSmtp
 from ..unit.lookups.dccifd import FIELD, Dccifd
 from .conftest import EximFactory
 from .exim import Exim
 from .queuefile import run_attempt
 from .recipes import macros, sample
 from .sidecar import Sidecar
-from .smtp_sink import SmtpSink
 
 pytestmark = pytest.mark.exim
 
@@ -37,7 +37,7 @@ def process(exim: Exim, sidecar: Sidecar, *recipients: str) -> tuple[str, ...]:
     return exim.pairs()
 
 
-def test_manualroute_acts_on_the_table(exim: Exim, smtp_sink: SmtpSink) -> None:
+def test_manualroute_acts_on_the_table(exim: Exim, smtp_sink: ScriptedSmtp) -> None:
     routes = table(
         exim.directory,
         "routes",
@@ -69,7 +69,7 @@ config = {{ tables = [{{ by = "domain", table = "partial-lmdb;{routes}" }}] }}
     assert "acl_m_route" not in found["x@file.example"].variables
 
 
-def test_the_recipe_acts_on_the_table(start_exim: EximFactory, smtp_sink: SmtpSink) -> None:
+def test_the_recipe_acts_on_the_table(start_exim: EximFactory, smtp_sink: ScriptedSmtp) -> None:
     """A route for one domain; whoever has none goes Exim's own way."""
     remote_smtp = "remote_smtp:\n  driver = smtp\n  allow_localhost\n  hosts_try_fastopen =\n"
     exim = start_exim(main=macros(), routers=sample("route-routers.conf"), transports=remote_smtp)
@@ -114,7 +114,7 @@ def test_the_recipe_puts_bulk_mail_into_the_junk_folder(start_exim: EximFactory,
         assert b"Envelope-to: daemon@local.example\n" in path.read_bytes()
 
 
-def test_a_released_message_goes_where_the_table_says(exim: Exim, smtp_sink: SmtpSink) -> None:
+def test_a_released_message_goes_where_the_table_says(exim: Exim, smtp_sink: ScriptedSmtp) -> None:
     """Held for one recipient, with all others; after the release each gets what else is said of him."""
     routes = table(
         exim.directory,

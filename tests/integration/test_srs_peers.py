@@ -14,10 +14,10 @@ import pytest
 from respool.processors.srs_codec import EximSrs, StandardSrs
 
 from ..conftest import EXIM_COMMAND
+from ..scripted_smtp import ScriptedSmtp
 from .exim import Exim
 from .queuefile import run_attempt
 from .sidecar import Sidecar
-from .smtp_sink import SmtpSink
 
 SECRET = "a rather long secret"
 SENDERS = [
@@ -77,7 +77,7 @@ def test_exim_and_we_agree_on_age_and_forgery() -> None:
 
 
 @pytest.mark.exim
-def test_live_forward_and_bounce(exim: Exim, smtp_sink: SmtpSink) -> None:
+def test_live_forward_and_bounce(exim: Exim, smtp_sink: ScriptedSmtp) -> None:
     """A forwarded message leaves Exim with our sender; its bounce comes back to the first one."""
     secret = exim.directory / "srs.secret"
     secret.write_text(SECRET + "\n")

@@ -29,35 +29,38 @@ def test_a_storm_of_kills_delivers_each_message_once(start_exim: EximFactory) ->
         exim, source="queue", processors='[[processor]]\nuse = "headers"\n'
         'config = { add = [{ name = "X-Checked", value = "yes" }] }\n',
     )  # fmt: skip
-    with exim.client() as client:
-        for number in range(COUNT):
-            client.send(MESSAGE % number, recipients=["a@file.example"], sender="s@sender.example")
-    assert len(exim.pairs("scan")) == COUNT
     chance = random.Random(20261122)
-    killed_at_work = 0
-    for _ in range(KILLS):
+    killed_at_work = sent = 0
+    for kill in range(KILLS):
+        with exim.client() as client:
+            for number in range(sent, COUNT * (kill + 1) // KILLS):
+                client.send(MESSAGE % number, recipients=["a@file.example"], sender="s@sender.example")
+        sent = COUNT * (kill + 1) // KILLS
+        # One at least has been claimed: a sidecar killed while it starts shows nothing here.
         before = len(exim.pairs("scan"))
+        left = before - chance.randint(1, before)
         sidecar.start()
-        end = time.monotonic() + 30
-        wanted = chance.randrange(0, max(2, 2 * COUNT // KILLS))
-        while len(exim.pairs("scan")) > before - wanted and time.monotonic() < end and before >= wanted:
+        end = time.monotonic() + 60
+        while len(exim.pairs("scan")) > left:
+            assert time.monotonic() < end, sidecar.log()[-3000:]
             time.sleep(chance.uniform(0, 0.01))
         sidecar.kill()
         killed_at_work += bool(sidecar.in_state("work"))
     sidecar.start()
     end = time.monotonic() + 300
-    while (exim.pairs("scan") or exim.pairs() or sidecar.in_state("work")) and time.monotonic() < end:
+    while (exim.pairs("scan") or sidecar.in_state("work")) and time.monotonic() < end:
         time.sleep(0.1)
     assert sidecar.stop() == 0
+    # Not left to the daemon: among very many notifications that of 4.96 may cease to start runners (its alarm is lost).
     exim.run_queue(force=True)
     counts = Counter(
         delivery.content.partition(b"Message-ID: <")[2].partition(b"@")[0] for delivery in exim.deliveries()
     )
     sys.stderr.write(
-        f"{COUNT} messages, {KILLS} kills, {killed_at_work} of them with messages in work: "
+        f"{COUNT} messages, {KILLS} kills of a sidecar at work, {killed_at_work} with messages in its hand: "
         f"{len(counts)} delivered, {sum(1 for n in counts.values() if n > 1)} twice\n"
     )
     assert len(counts) == COUNT
     assert set(counts.values()) == {1}
     for state in ("work", "deferred", "held", "corrupt"):
-        assert sidecar.in_state(state) == []
+        assert list((sidecar.state / state).iterdir()) == []

@@ -21,6 +21,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from respool.sidecar.web.passwords import hash_line
 from respool.spool.ids import IdMinter
 
+from . import judged_site
 from .dovecot import Dovecot, free_port
 
 pytestmark = pytest.mark.system("chromium", "dovecot")
@@ -28,25 +29,6 @@ pytestmark = pytest.mark.system("chromium", "dovecot")
 PASSWORD = "correct horse"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
-JUDGE = '''
-"""Holds, defers or lets go, as the subject says."""
-from respool import Context, Message, Processor, ProcessorConfig, Verdict, defer, hold, proceed
-
-class Config(ProcessorConfig):
-    """Nothing to set."""
-
-class Judge(Processor[Config]):
-    """See above."""
-    phase = "verify"
-
-    def process(self, message, context):
-        subject = b"".join(header.value for header in message.headers if header.name == b"Subject")
-        if b"hold" in subject:
-            return hold("it says <b>hold</b>")
-        if b"defer" in subject and context.attempt == 1:
-            return defer("later", retry_after=3600)
-        return proceed()
-'''
 EVIL = (
     b"MIME-Version: 1.0\nContent-Type: text/html; charset=utf-8\n",
     b"<html><head><title>x</title><script>document.title='owned';fetch('http://127.0.0.1:%d/stolen')</script></head>"
@@ -60,31 +42,8 @@ class Site:
 
     def __init__(self, directory: Path, web: str) -> None:
         self.directory = directory
-        for name in ("source", "target", "state"):
-            (directory / name).mkdir(mode=0o750)
-        (directory / "judge.py").write_text(JUDGE)
-        (directory / "judge.py").chmod(0o644)
-        (directory / "dns.zone").write_text("")
         self.port = free_port()
-        self.configuration = directory / "respool.toml"
-        self.configuration.write_text(f"""
-hostname = "mx.example.org"
-state_directory = "{directory}/state"
-workers = 1
-[source]
-kind = "directory"
-directory = "{directory}/source"
-[requeue]
-kind = "directory"
-directory = "{directory}/target"
-[dns]
-zone_file = "{directory}/dns.zone"
-[web]
-listen = "127.0.0.1:{self.port}"
-{web}
-[[processor]]
-use = "{directory}/judge.py:Judge"
-""")
+        self.configuration = judged_site.set_up(directory, tables=f'[web]\nlisten = "127.0.0.1:{self.port}"\n{web}')
         self._minter = IdMinter(long=True)
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -93,3 +93,16 @@ def test_the_list_of_debian() -> None:
     assert rules.organisational_domain("a.b.example.co.uk") == "example.co.uk"
     assert rules.organisational_domain("x.www.ck") == "www.ck"
     assert rules.organisational_domain("a.example.org") == "example.org"
+
+
+@pytest.mark.parametrize("rule", ["!uk", "!"])
+def test_an_exception_that_leaves_no_suffix_is_no_rule(rule: str) -> None:
+    rules = PublicSuffixList.from_lines(["com", rule])
+    assert rules.organisational_domain("a.b.uk") == "b.uk"
+    assert rules.public_suffix("a.b.uk") == "uk"
+
+
+def test_an_exception_prevails_over_a_longer_rule() -> None:
+    rules = PublicSuffixList.from_lines(["example", "*.b.example", "!b.example"])
+    assert rules.public_suffix("a.b.example") == "example"
+    assert rules.organisational_domain("a.b.example") == "b.example"

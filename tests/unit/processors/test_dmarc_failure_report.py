@@ -257,6 +257,36 @@ def test_destinations(uris: bytes, names: Zone, expected: list[str], refused: in
     assert destinations(b"v=DMARC1; p=none; ruf=" + uris, names) == (expected, refused)
 
 
+THIRD_PARTY = b"v=DMARC1; p=none; rua=mailto:dmarc-feedback@example.com; ruf=mailto:auth-reports@thirdparty.example.net"
+AGREEMENT = "example.com._report._dmarc.thirdparty.example.net"
+
+
+def test_rfc_9989_b_2_2_reports_within_the_organization() -> None:
+    record = b"v=DMARC1; p=none; rua=mailto:dmarc-feedback@example.com; ruf=mailto:auth-reports@example.com"
+    assert destinations(record, {}) == (["auth-reports@example.com"], 0)
+
+
+def test_rfc_9989_b_2_3_a_third_party_has_to_agree() -> None:
+    names: Zone = {AGREEMENT: {"TXT": (b"v=DMARC1;",)}}
+    assert destinations(THIRD_PARTY, names) == (["auth-reports@thirdparty.example.net"], 0)
+    assert destinations(THIRD_PARTY, {}) == ([], 1)
+
+
+def test_rfc_9989_b_2_4_a_third_party_names_another_mailbox() -> None:
+    override = (
+        b"v=DMARC1; rua=mailto:aggregate-reports@thirdparty.example.net; "
+        b"ruf=mailto:failure-reports@thirdparty.example.net"
+    )
+    names: Zone = {AGREEMENT: {"TXT": (override,)}}
+    assert destinations(THIRD_PARTY, names) == (["failure-reports@thirdparty.example.net"], 0)
+
+
+def test_rfc_9990_4_a_name_too_long_to_ask_for_is_no_agreement() -> None:
+    longest = ".".join(["a" * 60] * 4)
+    names: Zone = {f"{longest}._report._dmarc.other.example": CONSENT}
+    assert destinations(b"v=DMARC1; p=none; ruf=mailto:a@other.example", names, longest) == ([], 1)
+
+
 def test_a_public_suffix_gets_none() -> None:
     assert destinations(b"v=DMARC1; p=none; psd=y; ruf=mailto:a@example", {}, "example") == ([], 1)
 

@@ -16,7 +16,18 @@ import msgspec
 import pytest
 import structlog
 
-from respool import Bounce, ConfigError, Effect, Freeze, Hold, Message, Proceed, Processor, TemporaryError
+from respool import (
+    Bounce,
+    ConfigError,
+    Effect,
+    Freeze,
+    Hold,
+    Message,
+    Proceed,
+    Processor,
+    ProcessorConfig,
+    TemporaryError,
+)
 from respool.processors import registry
 from respool.testing import make_context, make_message, run
 
@@ -37,6 +48,12 @@ def load(tmp_path: Path) -> Load:
         return registry.find(f"{path}:{kind}")
 
     return load_one
+
+
+def made(kind: type[Processor[Any]], **config: Any) -> Processor[Any]:
+    """A processor of a class that is known only when the test runs."""
+    settings: Callable[..., ProcessorConfig] = kind.config_type
+    return kind(settings(**config))
 
 
 # attachment_policy
@@ -179,7 +196,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 def test_a_copy_is_written_after_the_commit_and_once(load: Load, archive: Path) -> None:
-    processor = load("archive_copy:ArchiveCopy")(load("archive_copy:ArchiveCopy").config_type(directory=str(archive)))
+    processor = made(load("archive_copy:ArchiveCopy"), directory=str(archive))
     message = make_message(sender="a@b.example", recipients=["x@y.example", "z\r@y.example"])
     (declared,) = effects_of(processor, message)
     assert list(archive.iterdir()) == []
@@ -289,8 +306,7 @@ def clamd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Clam
 
 
 def scanner(load: Load, address: str, **config: Any) -> Processor[Any]:
-    kind = load("outside_scanner:OutsideScanner")
-    return kind(kind.config_type(address=address, **config))
+    return made(load("outside_scanner:OutsideScanner"), address=address, **config)
 
 
 def test_the_whole_message_is_sent_and_clean_mail_goes_on(load: Load, clamd: tuple[Clamd, str]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from respool.requeue import durable
+from respool.requeue import durable, publish
 from respool.requeue.claim import take
 from respool.requeue.hand_back import HandBack
 from respool.requeue.job import OUT, Job, OutputName
@@ -18,6 +19,8 @@ from respool.requeue.reading import read_message
 from respool.requeue.stage import stage
 from respool.requeue.state import StateDirectory
 from respool.requeue.target import Target
+from respool.spool.ids import MessageId
+from respool.spool.locks import lock_message, unlock_message
 from respool.spool.sources import Source
 
 MESSAGE = Path(__file__).parents[2] / "data/spool-496/main/input/1xV9Vd-0000wB-2S-H"
@@ -96,6 +99,52 @@ def test_after_a_restart_exim_is_told_for_the_queue_of_each_output(
     assert {(str(one.id), one.queue) for one in house.told} == house.queues()
     assert len(house.told) == 4
     assert sorted(one.queue for one in house.told) == ["", "scanned", "scanned", "usual"]
+
+
+def test_an_output_that_can_t_be_unlocked_keeps_exim_out_of_no_other(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = house.claim()
+    stage(job, _outputs(job), house.target, keep_id=False)
+    failed: list[MessageId] = []
+
+    def unlock(descriptor: int, message_id: MessageId) -> None:
+        if not failed:
+            failed.append(message_id)
+            raise OSError(errno.EBADF, "closed by somebody else")
+        unlock_message(descriptor, message_id)
+
+    monkeypatch.setattr(publish, "unlock_message", unlock)
+    with pytest.raises(OSError, match="somebody else"):
+        house.target.publish(job, house.hand_back._syncs)
+    free: set[str] = set()
+    for path in house.spool.rglob("input/*-D"):
+        with path.open("rb+") as file:
+            if lock_message(file.fileno(), MessageId(path.name[:-2])):
+                free.add(path.name[:-2])
+    assert {name for name, _ in house.queues()} - free == {str(failed[0])}
+    job.close()
+
+
+def test_a_rename_of_which_a_power_cut_left_both_names_was_made(house: House) -> None:
+    """Where metadata is not kept in order: the target is synced first, then out/."""
+    job = house.claim()
+    stage(job, _outputs(job)[:2], house.target, keep_id=True)
+    house.target.publish(job, house.hand_back._syncs)
+    published = house.queues()
+    job.close()
+    out = Path(house.state.path) / "work" / job.claim.name / OUT
+    for number, name in enumerate(("0@scanned-H", "1-H")):
+        ((header, _),) = [pair for pair in published if pair[1] == ("scanned", "")[number]]
+        place = house.spool / ("scanned" if number == 0 else "") / "input"
+        (out / name).hardlink_to(place / f"{header}-H")
+    again = Job.take(house.state, "work", job.claim)
+    assert again is not None
+    house.hand_back.finish(again, recovered=True)
+    again.close()
+    assert house.queues() == published
+    assert len(list(house.spool.rglob("*-D"))) == len(list(house.spool.rglob("*-H"))) == 2
+    assert house.state.list("work") == []
 
 
 def test_of_what_it_has_delivered_since_exim_is_told_no_more(house: House) -> None:

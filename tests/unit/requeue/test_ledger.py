@@ -12,8 +12,11 @@ from typing import Any
 import lmdb
 import pytest
 
+from respool.requeue import durable
 from respool.requeue import ledger as ledgers
-from respool.requeue.ledger import Ledger, LedgerError, key_of, open_for_reading, renew, restore
+from respool.requeue import ledger_file
+from respool.requeue.ledger import Ledger, key_of, open_for_reading, renew, restore
+from respool.requeue.ledger_file import LedgerError
 from respool.requeue.state import Claim, StateDirectory
 from respool.spool.ids import MessageId
 
@@ -106,7 +109,7 @@ def test_settled_survives_and_owned_is_restored_in_claim_order(state: StateDirec
 
 
 def test_the_map_grows_and_stops_at_its_bound(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledgers, "_FIRST_SIZE", 1 << 16)
+    monkeypatch.setattr(ledger_file, "_FIRST_SIZE", 1 << 16)
     ledger = Ledger(state, largest=1 << 20)
     names = [b"%d@%b.example" % (number, b"x" * 200) for number in range(20000)]
     with pytest.raises(LedgerError, match="largest size"):
@@ -121,14 +124,14 @@ def test_threads_share_commits_and_each_recipient_has_one_owner(
     state: StateDirectory, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits = 0
-    real = ledgers.commit
+    real = ledger_file.commit
 
     def counted(transaction: Any) -> None:
         nonlocal commits
         commits += 1
         real(transaction)
 
-    monkeypatch.setattr(ledgers, "commit", counted)
+    monkeypatch.setattr(ledger_file, "commit", counted)
     claims = [claim(state, number) for number in range(1, 17)]
     answers: dict[int, frozenset[bytes]] = {}
     barrier = threading.Barrier(len(claims))
@@ -149,7 +152,7 @@ def test_threads_share_commits_and_each_recipient_has_one_owner(
 
 
 def test_processes_grow_the_map_under_each_other(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledgers, "_FIRST_SIZE", 1 << 16)
+    monkeypatch.setattr(ledger_file, "_FIRST_SIZE", 1 << 16)
     children: list[int] = []
     for number in (1, 2, 3):
         child = os.fork()
@@ -187,8 +190,119 @@ def test_after_a_failed_write_the_file_is_opened_anew(
         raise lmdb.PanicError("meta page")
 
     with monkeypatch.context() as broken:
-        broken.setattr(ledgers, "commit", panic)
+        broken.setattr(ledger_file, "commit", panic)
         with pytest.raises(LedgerError):
             ledger.put(mine, 7, RECIPIENTS)
     assert ledger._owned._environment is not before
     assert ledger.put(mine, 7, RECIPIENTS) == set(RECIPIENTS)
+
+
+def test_an_entry_expires_at_its_second(state: StateDirectory, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_800_000_000
+    monkeypatch.setattr(time, "time", lambda: float(now))
+    ledger.settle(Claim(1, ID), 7, RECIPIENTS)
+    expiry = int(ledgers.EXPIRY_SECONDS)
+    monkeypatch.setattr(time, "time", lambda: float(now + expiry - 1))
+    assert ledger.put(claim(state, 2), 7, RECIPIENTS) == frozenset()
+    assert ledger.sweep() == 0
+    monkeypatch.setattr(time, "time", lambda: float(now + expiry))
+    assert ledger.put(claim(state, 3), 7, RECIPIENTS) == set(RECIPIENTS)
+    assert ledger.sweep() == len(RECIPIENTS)
+
+
+def test_an_entry_shows_the_begin_of_a_long_recipient(ledger: Ledger) -> None:
+    ledger.settle(Claim(1, ID), 7, [b"x" * 1000])
+    (entry,) = ledger.entries()
+    assert entry.recipient == b"x" * 320
+    assert (entry.id, entry.received_time, entry.claim, entry.settled) == (ID, 7, 1, True)
+
+
+def test_entries_of_the_ids_that_begin_so(ledger: Ledger) -> None:
+    other = MessageId("1xV9DX-000000007cS-1lp7")
+    ledger.settle(Claim(1, ID), 7, RECIPIENTS)
+    ledger.settle(Claim(2, other), 7, RECIPIENTS[:1])
+    assert [entry.id for entry in ledger.entries(ID)] == [ID] * 3
+    assert [entry.id for entry in ledger.entries("1xV9D")] == [ID] * 3 + [other]
+    assert list(ledger.entries("1xV9E")) == []
+
+
+def test_what_is_settled_leaves_the_entries_of_work_under_way(state: StateDirectory, ledger: Ledger) -> None:
+    first = claim(state, 1)
+    ledger.settle(first, 7, ledger.put(first, 7, RECIPIENTS[:2]))
+    ledger.put(claim(state, 2), 7, RECIPIENTS)
+    assert [(entry.claim, entry.settled) for entry in ledger.entries()] == [(2, False), (1, True), (1, True)]
+
+
+def test_what_is_settled_is_let_go_at_the_end(state: StateDirectory, tmp_path: Path) -> None:
+    ledger = Ledger(state)
+    first = claim(state, 1)
+    ledger.settle(first, 7, ledger.put(first, 7, RECIPIENTS))
+    ledger.close()
+    assert [entry.settled for entry in open_for_reading(str(tmp_path))] == [True] * 3
+
+
+def test_a_claim_that_changes_its_state_during_the_look_is_found(
+    state: StateDirectory, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moving = claim(state, 1)
+    ledger.put(moving, 7, RECIPIENTS)
+    looks = 0
+    real = durable.exists
+
+    def exists(name: str, *, at: int) -> os.stat_result | None:
+        nonlocal looks
+        looks += 1
+        # Gone from where it will be looked for, and not yet where it was looked for.
+        return None if looks <= len(state.states) else real(name, at=at)
+
+    monkeypatch.setattr(durable, "exists", exists)
+    assert ledger.put(claim(state, 2), 7, RECIPIENTS) == frozenset()
+
+
+def test_the_table_of_readers_has_its_room_before_it_is_mapped(ledger: Ledger, tmp_path: Path) -> None:
+    locks = list(tmp_path.glob("ledger/*-lock"))
+    assert len(locks) == 2
+    for path in locks:
+        status = path.stat()
+        assert status.st_blocks * 512 >= status.st_size >= ledgers._LOCK_FILE_BYTES
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_makes_belongs_to_the_owner_of_the_state_directory(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65533)
+    state = StateDirectory(str(tmp_path))
+    ledger = Ledger(state)
+    ledger.close()
+    state.close()
+    made = [tmp_path / "ledger", *(tmp_path / "ledger").iterdir()]
+    assert len(made) == 5
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(65534, 65533)}
+
+
+def test_all_who_wait_during_a_commit_share_the_next(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = 5
+    commits = 0
+    entered = threading.Event()
+    real = ledgers.commit
+
+    def commit(transaction: Any) -> None:
+        nonlocal commits
+        commits += 1
+        if commits == 1:
+            entered.set()
+            deadline = time.monotonic() + 60
+            while len(ledger._settled._waiting) < waiting and time.monotonic() < deadline:
+                time.sleep(0.001)
+        real(transaction)
+
+    monkeypatch.setattr(ledgers, "commit", commit)
+    names = [b"%d@x.example" % number for number in range(waiting + 1)]
+    threads = [threading.Thread(target=ledger.settle, args=(Claim(1, ID), 7, [name])) for name in names]
+    threads[0].start()
+    assert entered.wait(60)
+    for thread in threads[1:]:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert commits == 2
+    assert {entry.recipient for entry in ledger.entries()} == set(names)

@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from respool.errors import ConfigError
 from respool.lookups.table_build import build as build_table
 from respool.requeue import durable
-from respool.sidecar import batch, demo
+from respool.sidecar import batch, batch_destination, demo
 from respool.sidecar.cli import cli
 from respool.sidecar.config import BatchConfig, Config, decode
 from respool.sidecar.log import get
@@ -177,7 +177,7 @@ def test_bad_messages_are_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
 
 def test_a_second_batch_into_the_same_directory_is_refused(archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with batch.own(str(out)):
+    with batch_destination.own(str(out)):
         refused = respool("batch", archive, out)
     assert isinstance(refused.exception, ConfigError)
     assert "another batch" in str(refused.exception)
@@ -210,12 +210,12 @@ config = {{ tables = [{{ by = "domain", table = "lmdb;{directory}/routes.mdb" }}
 
 
 def run_here(source: Path, out: Path, config: BatchConfig, *, resume: bool) -> None:
-    work = batch.survey(str(source), str(out), resume=resume, dry_run=False)
+    work = batch_destination.survey(str(source), str(out), resume=resume, dry_run=False)
     one = batch.Batch(str(source), str(out), config)
     for found in work:
         assert one.process(found).report.state == "written"
     one.close()
-    batch.finish(str(out))
+    batch_destination.finish(str(out))
 
 
 def contents(out: Path) -> Counter[bytes]:

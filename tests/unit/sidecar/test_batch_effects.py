@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from respool.requeue import durable
-from respool.sidecar import batch
+from respool.sidecar import batch, batch_destination
 from respool.sidecar.cli import cli
 from respool.sidecar.config import BatchConfig, decode
 from tests.spool_corpus import SAMPLES
@@ -168,13 +168,15 @@ def _drain(
             patched.setattr(durable, name, step)
         try:
             place = str(archive.destination)
-            work = batch.survey(str(archive.source), place, resume=dies_at is None, dry_run=False, shared=together)
+            work = batch_destination.survey(
+                str(archive.source), place, resume=dies_at is None, dry_run=False, shared=together
+            )
             one = batch.Batch(str(archive.source), place, config)
             for found in work:
                 report = one.process_once(found) if together else one.process(found).report
                 assert report.state != "failed", report
             one.close()
-            batch.finish(place)
+            batch_destination.finish(place)
         except _Killed:
             return False
     return True

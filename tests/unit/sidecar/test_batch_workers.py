@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from respool.sidecar.batch import survey
+from respool.sidecar.batch_destination import survey
 from respool.sidecar.batch_workers import run
 from respool.sidecar.config import BatchConfig, decode
 from respool.spool.header_file import render_header_file

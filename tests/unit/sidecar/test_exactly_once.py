@@ -350,7 +350,7 @@ def test_held_messages_expire_only_where_asked_for(house: House) -> None:
 
 
 def test_a_missing_staged_file_stops_nobody_else(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("respool.sidecar.worker._PAUSE", 0.01)
+    monkeypatch.setattr("respool.sidecar.pause.SECONDS", 0.01)
     house.configure("Tells")
     (house.root / "effects.broken").touch()
     house.put(ONE)

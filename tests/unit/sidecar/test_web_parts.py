@@ -53,7 +53,8 @@ def test_the_password_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     ["anna", "anna:scrypt:1:8:1:AA==", "anna:md5:32768:8:1:AAAA:" + "A" * 44, "anna:scrypt:1048576:64:64:AAAA:" + "A" * 44,
-     "anna:scrypt:32768:8:1:!:" + "A" * 44, "anna:scrypt:32768:8:1:AAAA:AAAA"],
+     "anna:scrypt:32768:8:1:!:" + "A" * 44, "anna:scrypt:32768:8:1:AAAA:AAAA",
+     *(f"anna:scrypt:{figures}:AAAA:" + "A" * 44 for figures in ("-2:8:1", "0:8:1", "1:8:1", "1000:8:1", "1024:0:1", "1024:8:-1"))],
 )  # fmt: skip
 def test_lines_that_are_none(tmp_path: Path, line: str) -> None:
     path = tmp_path / "passwords"

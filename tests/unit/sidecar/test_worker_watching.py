@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from respool.requeue.claim import take
-from respool.sidecar import log, worker
+from respool.sidecar import log, queue_runner
 from respool.sidecar.preparation import prepare
 from respool.sidecar.worker import Worker
 from respool.sidecar.worker_setup import make_worker
@@ -79,10 +79,10 @@ def test_an_event_is_enough(tmp_path: Path) -> None:
 
 def wait_for_watch(made: Worker) -> Watch:
     end = time.monotonic() + PATIENCE
-    while made._watch is None or not made._watch.is_alive() or made._scan_wanted:
+    while made._runner.watch is None or not made._runner.watch.is_alive() or made._runner.is_wanted:
         assert time.monotonic() < end
         time.sleep(0.01)
-    return made._watch
+    return made._runner.watch
 
 
 def test_a_watch_whose_thread_was_killed_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +97,7 @@ def test_a_watch_whose_thread_was_killed_is_started_again(tmp_path: Path, monkey
         first._appeared = dies
         (setup.export / "1xV9Vd-0000zz-00-H").touch()  # half a message: the event kills the thread
         end = time.monotonic() + PATIENCE
-        while made._watch is first or made._watch is None:
+        while made._runner.watch is first or made._runner.watch is None:
             assert time.monotonic() < end, "the dead watch still looks alive"
             time.sleep(0.01)
         wait_for_watch(made)
@@ -123,7 +123,7 @@ def test_polling_by_setting(tmp_path: Path) -> None:
     with running(setup) as (made, events):
         setup.put(GOOD)
         until_published(setup)
-        assert made._watch is None
+        assert made._runner.watch is None
         assert not [name for name in events.names() if name.startswith("watch.")]
 
 
@@ -131,7 +131,7 @@ def test_a_remote_file_system_is_warned_of(tmp_path: Path, monkeypatch: pytest.M
     def remote(_: int) -> str:
         return "nfs4"
 
-    monkeypatch.setattr(worker, "file_system_type", remote)
+    monkeypatch.setattr(queue_runner, "file_system_type", remote)
     setup = Setup(tmp_path, source="export", extra="scan_seconds = 0.05")
     with running(setup) as (_, events):
         setup.put(GOOD)

@@ -5,6 +5,7 @@ import pytest
 
 from respool.spool.body import BytesBody
 from respool.spool.editing import (
+    LONGEST_TREE_NAME,
     add_header,
     add_non_recipients,
     add_recipient,
@@ -28,7 +29,7 @@ from respool.spool.editing import (
     with_id,
 )
 from respool.spool.envelope import Directive, Envelope, Header, Recipient, TreeNode
-from respool.spool.header_file import parse_header_file, render_header_file
+from respool.spool.header_file import LONGEST_FIXED_LINE, MOST_RECIPIENTS, parse_header_file, render_header_file
 from respool.spool.ids import MessageId
 from respool.spool.journal import merge_journal, parse_journal
 from tests.spool_corpus import SAMPLES, Sample
@@ -335,3 +336,66 @@ def test_edits_commute_where_they_touch_different_things(envelope: Envelope) -> 
             edited = edit(edited)
         results.add(render_header_file(edited))
     assert len(results) == 1
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=repr)
+def test_a_directive_taken_out_and_set_again_is_where_exim_had_it(sample: Sample) -> None:
+    envelope = sample.envelope
+    names = [directive.name for directive in envelope.directives]
+    for directive in envelope.directives:
+        if names.count(directive.name) == 1 and directive.variable is None:
+            without = remove_directive(envelope, directive.name)
+            assert len(without.directives) == len(names) - 1
+            assert set_directive(without, directive).directives == envelope.directives
+
+
+def test_what_just_fits_is_written_and_read_again() -> None:
+    envelope = parse_header_file(HEADER_FILE, file="h")
+    sender = b"s" * (LONGEST_FIXED_LINE - 3)
+    name = b"n" * LONGEST_TREE_NAME
+    largest = add_non_recipients(set_sender(envelope, sender), [name])
+    read = parse_header_file(render_header_file(largest), file="h")
+    assert read.sender == sender
+    assert name in read.non_recipients
+    with pytest.raises(ValueError, match="sender"):
+        set_sender(envelope, sender + b"s")
+    with pytest.raises(ValueError, match="tree"):
+        add_non_recipients(envelope, [name + b"n"])
+
+
+def test_the_parent_of_a_recipient_is_in_the_list() -> None:
+    envelope = parse_header_file(HEADER_FILE, file="h")
+
+    def listed(parent: int) -> tuple[Recipient, ...]:
+        return Recipient.make(b"a@x.example"), Recipient.make(b"b@x.example", parent=parent)
+
+    for parent in (-1, 0, 1):
+        assert set_recipients(envelope, listed(parent)).recipients[1].parent == parent
+    for parent in (-2, 2):
+        with pytest.raises(ValueError, match="parent"):
+            set_recipients(envelope, listed(parent))
+
+
+def test_the_number_of_recipients_is_bounded() -> None:
+    envelope = parse_header_file(HEADER_FILE, file="h")
+    most = (Recipient.make(b"a@x.example"),) * MOST_RECIPIENTS
+    assert len(set_recipients(envelope, most).recipients) == MOST_RECIPIENTS
+    for bad in ((), (*most, most[0])):
+        with pytest.raises(ValueError, match="recipients"):
+            set_recipients(envelope, bad)
+
+
+@pytest.mark.parametrize(
+    ("name", "following"),
+    [
+        (b"debug_selector", b"body_linecount"),
+        (b"debuglog_name", b"body_linecount"),
+        (b"host_lookup_deferred", b"tls_resumption"),
+        (b"local_scan", b"tls_resumption"),
+        (b"tls_ocsp", b"tls_resumption"),
+    ],
+)
+def test_directives_that_the_samples_lack_have_their_place_too(name: bytes, following: bytes) -> None:
+    envelope = set_directive(parse_header_file(HEADER_FILE, file="h"), Directive.make(name, b"x"))
+    names = [directive.name for directive in envelope.directives]
+    assert names.index(name) < names.index(following)

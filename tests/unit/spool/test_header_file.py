@@ -134,6 +134,8 @@ def test_directive_forms(line: bytes, name: bytes, value: bytes | None, tainted:
         (b"--(sqlite)aclm _q 6\nabc''c\n", "acl_m_q", b"abc''c"),
         (b"-aclm _x  +3 junk\nabc\n", "acl_m_x", b"abc"),
         (b"-acl 3 2\nab\n", "acl_c3", b"ab"),
+        (b"-acl 9 1\nx\n", "acl_c9", b"x"),
+        (b"-acl 10 1\nx\n", "acl_m0", b"x"),
         (b"-acl 19 3\na\nb\n", "acl_m9", b"a\nb"),
         (b"-aclm _x 3\nabcX", "acl_m_x", b"abc"),
         (b"-aclm _x 6\nXX\n1\nr\n", "acl_m_x", b"XX\n1\nr"),

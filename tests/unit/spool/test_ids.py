@@ -56,3 +56,44 @@ def test_threads_never_share_a_tick() -> None:
     for thread in threads:
         thread.join()
     assert len(set(minted)) == 200
+
+
+@pytest.mark.parametrize(
+    ("long", "number", "fraction"),
+    [(True, None, 123_457), (True, 0, 61_728), (True, 16, 8_061_728), (False, None, 24), (False, 2, 424)],
+)
+def test_the_parts_of_a_minted_id(
+    long: bool, number: int | None, fraction: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The arithmetic of receive.c: microseconds, their halves where hosts share a spool, or ticks of 5 ms."""
+    monkeypatch.setattr(time, "time_ns", lambda: 1_795_360_258_000_000_000)
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda _clock: 7_000_000_000)
+    minter = IdMinter(long=long, localhost_number=number)
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda _clock: 7_123_457_999)
+    monkeypatch.setattr("os.getpid", lambda: 29292)
+    seconds, pid, rest = minter.mint().split("-")
+    assert decode_base62(seconds) == 1_795_360_258
+    assert decode_base62(pid) == 29292
+    assert decode_base62(rest) == fraction
+
+
+@pytest.mark.parametrize(("long", "tick"), [(True, 1e-6), (False, 5e-3)])
+def test_a_second_id_waits_for_the_next_tick(long: bool, tick: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 7_000_000_000
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        slept.append(seconds)
+        now += round(seconds * 1e9)
+
+    monkeypatch.setattr(time, "time_ns", lambda: 7_000_000_000)
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda _clock: now)
+    monkeypatch.setattr(time, "sleep", sleep)
+    minter = IdMinter(long=long)
+    first = minter.mint()
+    now += round(tick * 1e9 / 4) // 1000 * 1000
+    second = minter.mint()
+    assert second > first
+    assert len(slept) == 1
+    assert tick / 2 < slept[0] < tick * 1.001

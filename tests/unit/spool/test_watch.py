@@ -136,6 +136,25 @@ def test_a_dead_thread_does_not_look_alive(tmp_path: Path, monkeypatch: pytest.M
     told.directory.close()
 
 
+def test_a_closed_descriptor_does_not_look_alive_and_its_number_is_left_to_others(tmp_path: Path) -> None:
+    told = Told(tmp_path)
+    told.watch.start()
+    thread = told.watch._inotify
+    assert thread is not None
+    descriptor: int = vars(thread)["_inotify_fd"]
+    os.close(descriptor)
+    assert not told.watch.is_alive()
+    other = os.open(tmp_path, os.O_PATH)
+    assert other == descriptor
+    assert not told.watch.is_alive()
+    told.watch.stop()
+    assert os.fstat(other).st_ino == tmp_path.stat().st_ino
+    (tmp_path / "wakes-it").touch()
+    until(lambda: not thread.is_alive())
+    os.close(other)
+    told.directory.close()
+
+
 def test_a_directory_that_has_gone_is_found_out_by_the_scan(told: Told) -> None:
     told.root.rmdir()
     with pytest.raises(FileNotFoundError):

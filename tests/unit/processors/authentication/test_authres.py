@@ -205,3 +205,11 @@ def test_both_readers_compare_ids_in_one_way(written: bytes, configured: str, sa
     value = b" " + written + b"; spf=pass smtp.mailfrom=example.org"
     assert judge_origin(value, configured) is (Origin.OURS if same else Origin.FOREIGN)
     assert (results_of(value, configured.encode()) is not None) is same
+
+
+@pytest.mark.parametrize(
+    "nothing", [b"", b"none", b"NONE", b"(checks are off)", b"none (checks are off)", b"(a) none (b)"]
+)
+def test_a_comment_is_no_result_to_seal(nothing: bytes) -> None:
+    assert results_of(b"mx.example.net; " + nothing, b"mx.example.net") == []
+    assert results_of(b"mx.example.net; spf=pass (x); " + nothing, b"mx.example.net") == [b"spf=pass (x)"]

@@ -28,6 +28,7 @@ from .peers.batch import Answer, Job, dkimpy_batch, mail_dkim, mailauth, opendki
 from .signed_mail import NOW, ed25519_key, rsa_key, zone
 
 OURS = b"Authentication-Results: mx.example.net;\n\tspf=pass smtp.mailfrom=ann@example.org (a comment)\n"
+ARC_PASSED = b"Authentication-Results: mx.example.net; arc=pass\n"
 SEEDS = range(200)
 LATER = 2_000_000_000  # peers write t= by their own clock
 SIMPLE, RELAXED = Canonicalization.SIMPLE, Canonicalization.RELAXED
@@ -65,12 +66,17 @@ def signed(seed: int) -> AuthenticatedMessage:
 def sealed(seed: int) -> AuthenticatedMessage:
     """Ours, sealed once to three times."""
     message = generated(seed)
-    sealer = Sealer(authserv_id="mx.example.net", domain="sealer.example", selector="rsa", key=rsa_key())
     for _ in range(1 + seed % 3):
-        made = seal(message, verify_signatures(message, zone(), now=NOW)[1], sealer, now=NOW)
-        assert not isinstance(made, NotSealed)
-        message = message.with_top(*[header.raw for header in made.headers])
+        message = sealed_again(message)
     return message
+
+
+def sealed_again(message: AuthenticatedMessage) -> AuthenticatedMessage:
+    """With one more set of ours."""
+    sealer = Sealer(authserv_id="mx.example.net", domain="sealer.example", selector="rsa", key=rsa_key())
+    made = seal(message, verify_signatures(message, zone(), now=LATER)[1], sealer, now=NOW)
+    assert not isinstance(made, NotSealed)
+    return message.with_top(*[header.raw for header in made.headers])
 
 
 def form(seed: int) -> str:
@@ -171,6 +177,30 @@ def test_we_verify_the_seals_of_mail_dkim() -> None:
 @pytest.mark.system("node:mailauth")
 def test_we_verify_the_seals_of_mailauth_above_our_own() -> None:
     verify_seals(mailauth, [sealed(seed) for seed in SEEDS], [2 + seed % 3 for seed in SEEDS])
+
+
+@pytest.mark.system("python:authres")
+def test_we_verify_the_seals_of_dkimpy() -> None:
+    verify_seals(dkimpy_batch, [generated(seed) for seed in SEEDS], [1] * len(SEEDS))
+
+
+@pytest.mark.system("python:authres")
+def test_we_verify_the_seals_of_dkimpy_above_our_own() -> None:
+    # It takes cv= from the Authentication-Results, not from a verification of its own; without it there is no seal.
+    assert not dkimpy_batch([Job("seal", wire(sealed(0)))])[0].fields
+    messages = [sealed(seed).with_top(ARC_PASSED) for seed in SEEDS]
+    verify_seals(dkimpy_batch, messages, [2 + seed % 3 for seed in SEEDS])
+
+
+@pytest.mark.system("python:authres")
+def test_dkimpy_verifies_our_seals_above_its_own_and_sees_changes() -> None:
+    answers = dkimpy_batch([Job("seal", wire(generated(seed))) for seed in SEEDS])
+    chains = [
+        sealed_again(AuthenticatedMessage.from_bytes((answer.fields + wire(generated(seed))).replace(b"\r\n", b"\n")))
+        for seed, answer in zip(SEEDS, answers, strict=True)
+    ]
+    assert failed(dkimpy_batch([Job("arc", wire(chain)) for chain in chains])) == {}
+    assert len(failed(dkimpy_batch([Job("arc", wire(chain) + b"x\r\n") for chain in chains]))) == len(SEEDS)
 
 
 def verify_seals(peer: Peer, messages: list[AuthenticatedMessage], instances: list[int]) -> None:

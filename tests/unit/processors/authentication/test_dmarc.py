@@ -60,7 +60,10 @@ def _evaluate(case: dict[str, Any], resolver: FakeResolver) -> DmarcResult:
 
 @pytest.mark.parametrize("case", _CASES, ids=[case["name"] for case in _CASES])
 def test_table(case: dict[str, Any]) -> None:
-    result = _evaluate(case, _resolver(case))
+    resolver = _resolver(case)
+    result = _evaluate(case, resolver)
+    if "asked" in case:
+        assert [name for name, rdtype in resolver.asked if rdtype == "TXT"] == case["asked"]
     expected: dict[str, Any] = dict(case["expect"])
     alignment = expected.pop("alignment", None)
     if alignment is not None:
