@@ -27,7 +27,14 @@ html_title = f"respool {release}"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 root_doc = "docs/README"
-include_patterns = ["*.md", "*/README.md", "samples/*/README.md", "tests/campaign/README.md", "docs/*.md", "docs/processors/*.md"]
+include_patterns = [
+    "*.md",
+    "*/README.md",
+    "samples/*/README.md",
+    "tests/campaign/README.md",
+    "docs/*.md",
+    "docs/processors/*.md",
+]
 exclude_patterns = [".*", "build", "demo", "respool"]
 
 # Quotation marks in tables of settings are TOML's.
