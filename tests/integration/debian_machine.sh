@@ -3,7 +3,7 @@ exec >"$1/log" 2>&1
 set -eux
 # It changes what it likes: never outside of the container.
 test "$(systemd-detect-virt --container)" = systemd-nspawn
-trap 'echo $? >"$1/status"; systemctl poweroff' EXIT
+trap 'echo $? >"$1/status"; journalctl --no-pager -o cat -u respool >"$1/journal" || :; systemctl poweroff' EXIT
 results=$1
 until systemctl is-active --quiet basic.target; do sleep 0.1; done
 sed -i "s/^dc_use_split_config=.*/dc_use_split_config='true'/" /etc/exim4/update-exim4.conf.conf

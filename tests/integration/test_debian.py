@@ -22,6 +22,7 @@ UNITS = sorted((CHECKOUT / "samples" / "systemd").glob("*.service"))
 #: Copied for the wheel: what git does not know is not needed.
 _LEFT_OUT = shutil.ignore_patterns(".*", "build", "demo", "__pycache__", "*.egg-info")
 
+# The unit sees neither /tmp nor anybody's home, where a checkout may lie: so its packages get another place.
 _START = """
 set -e
 mount -t tmpfs -o mode=755 tmpfs {place}/upper
@@ -29,13 +30,13 @@ mkdir {place}/upper/changed {place}/upper/work
 mount -t overlay overlay -o lowerdir=/,upperdir={place}/upper/changed,workdir={place}/upper/work {place}/root
 cat >{place}/root/etc/systemd/system/respool-test.service <<'END'
 [Service]
-Environment=CHECKOUT={checkout} BORROWED={borrowed} RESPOOL_PACKAGE={wheel} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
+Environment=CHECKOUT={checkout} BORROWED=/opt/borrowed RESPOOL_PACKAGE={wheel} PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 ExecStart=/bin/bash {checkout}/tests/integration/debian_machine.sh {place}/results
 [Unit]
 DefaultDependencies=no
 END
 exec systemd-nspawn --quiet --register=no --keep-unit --directory={place}/root --private-network \
-    --bind={place}/results --bind-ro={checkout} {more}
+    --bind={place}/results --bind-ro={checkout} --bind-ro={borrowed}:/opt/borrowed {more}
 """
 
 
@@ -91,7 +92,7 @@ def test_the_recipe_from_bare_debian_and_back(wheel: Path, tmp_path_factory: pyt
         pytest.skip(f"no container can be started here: {tried.stderr.strip()[-200:]}")
     start("--boot systemd.unit=respool-test.service systemd.wants=basic.target", 300)
     results = place / "results"
-    log = (results / "log").read_text(errors="replace")
+    log = "".join((results / name).read_text(errors="replace") for name in ("journal", "log"))
     assert (results / "status").read_text().strip() == "0", log[-6000:]
 
     mailbox = (results / "mailbox").read_text()
