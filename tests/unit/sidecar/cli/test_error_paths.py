@@ -18,7 +18,8 @@ from tests.docs.command_line import commands
 
 COMMANDS = {path.removeprefix("respool "): command for path, command in commands(cli, "respool")}
 #: Those that read nothing that is named on the command line.
-_PLAIN = {"completion", "config example", "demo", "dmarc check"}
+#: Commands that are given no file.
+_PLAIN = {"completion", "config example", "demo", "dmarc check", "plugin list", "plugin new"}
 
 
 class Done(msgspec.Struct):
