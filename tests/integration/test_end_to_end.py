@@ -225,14 +225,19 @@ def test_killed_among_200_messages_while_another_empties_the_target(exim: Exim) 
         run_attempt_quickly(exim, message_id, sidecar.export)
     random_generator = random.Random(4711)
     taken: Counter[str] = Counter()
+    interrupted = 0
     for _ in range(8):
+        if not any(sidecar.export.iterdir()) and not sidecar.in_state("work"):
+            break
         sidecar.start()
         wanted = sum(taken.values()) + random_generator.randrange(1, 20)
         end = time.monotonic() + 30
         while sum(taken.values()) < wanted and time.monotonic() < end:
             taken += take_published(exim)
         sidecar.kill()
-    assert 8 <= sum(taken.values()) < count, sidecar.log()[-2000:]
+        interrupted += any(sidecar.export.iterdir()) or bool(sidecar.in_state("work"))
+    # How many of the eight come in time depends on the machine's speed; the first always does.
+    assert interrupted, sidecar.log()[-2000:]
     sidecar.start()
     sidecar.wait_until_idle()
     assert sidecar.stop() == 0
