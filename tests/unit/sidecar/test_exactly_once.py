@@ -69,7 +69,9 @@ class House:
         self.configure()
 
     def configure(self, processor: str = "", *, requeue: str = "quoters = []", extra: str = "") -> None:
-        step = f'[[processor]]\nuse = "{self.root}/plugin.py:{processor}"\n' if processor else ""
+        step = (
+            f'[[processor]]\nuse = "{self.root}/plugin.py:{processor}"\nconfig = {{ path = "{self.root}/effects" }}\n'
+        )
         self.file.write_text(
             f"""
 hostname = "mx.example"
@@ -87,26 +89,7 @@ notify = "none"
 [dns]
 zone_file = "/dev/null"
 {extra}
-{step}config = {{ path = "{self.root}/effects" }}
-"""
-            if step
-            else f"""
-hostname = "mx.example"
-state_directory = "{self.state}"
-workers = 1
-threads = 2
-[source]
-kind = "export"
-directory = "{self.export}"
-[requeue]
-kind = "spool"
-spool_directory = "{self.root}/spool"
-notify = "none"
-{requeue}
-[dns]
-zone_file = "/dev/null"
-{extra}
-"""
+{step if processor else ""}"""
         )
 
     def put(self, header: Path) -> str:
