@@ -17,7 +17,6 @@ from respool.sidecar.cli.examples import EXAMPLES
 from tests.docs.command_line import commands
 
 COMMANDS = {path.removeprefix("respool "): command for path, command in commands(cli, "respool")}
-#: Those that read nothing that is named on the command line.
 #: Commands that are given no file.
 _PLAIN = {"completion", "config example", "demo", "dmarc check", "plugin list", "plugin new"}
 
@@ -49,25 +48,27 @@ def run(
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def with_names(words: str, name: str) -> list[str]:
-    """The first example of a command, with every file of it replaced."""
+def with_names(words: str, name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The first example of a command, with every file of it replaced, and what is checked by click let through."""
     typed = shlex.split(EXAMPLES[words][0][1].partition(" > ")[0])[len(words.split()) :]
     command = COMMANDS[words]
     for parameter in command.params:
         if isinstance(parameter.type, click.Path | click.File):
-            parameter.type = click.Path()
+            monkeypatch.setattr(parameter, "type", click.Path())
     return [name if "/" in one or one.endswith((".eml", ".txt")) else one for one in typed]
 
 
 @pytest.mark.parametrize("words", sorted(set(EXAMPLES) & set(COMMANDS) - _PLAIN))
 @pytest.mark.parametrize("kind", ["absent", "binary", "directory"])
-def test_what_can_not_be_used_is_one_sentence(words: str, kind: str, tmp_path: Path, run: Callable[..., Done]) -> None:
+def test_what_can_not_be_used_is_one_sentence(
+    words: str, kind: str, tmp_path: Path, run: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = tmp_path / "a\x1b[31mb"
     if kind == "binary":
         name.write_bytes(bytes(range(256)) * 16)
     elif kind == "directory":
         name.mkdir()
-    done = run(*words.split(), *with_names(words, str(name)))
+    done = run(*words.split(), *with_names(words, str(name), monkeypatch))
     assert b"Traceback" not in done.stderr, done.stderr.decode()
     assert b"\x1b" not in done.stderr
     # The one that prints a file's name for a script prints it as it is.
