@@ -17,7 +17,8 @@ from ..processors.conditions import Condition, compile_condition
 from ..processors.registry import build
 from .config import Config, DnsSection, PipelineConfig, ProcessorEntry
 from .config_hint import where_it_belongs
-from .pipeline import Pipeline, Step
+from .pipeline import Pipeline
+from .step import Step
 
 
 def build_steps(entries: Iterable[ProcessorEntry]) -> tuple[Step, ...]:
