@@ -29,6 +29,7 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/hadolint samples/container/Containerfile
 
 # Known vulnerabilities of what is locked. Where nobody can be asked, it says so and passes (.ci/audit).
 audit: $(READY)
@@ -54,6 +55,7 @@ campaign: $(READY)
 	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q -n auto tests/fault
 	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q -s tests/integration/test_storm.py
 	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q -s tests/campaign/test_troubles.py tests/campaign/test_wild_plugins.py
+	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q tests/integration/test_container.py
 	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q tests/unit/processors/authentication/test_hostile_signatures.py -k large_bodies
 	RESPOOL_CAMPAIGN=1 $(BIN)/pytest -q -s tests/campaign/test_soak.py
 	$(MAKE) mutation

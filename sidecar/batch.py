@@ -36,8 +36,9 @@ from ..spool.message import Message
 from . import log, owed_effects
 from .batch_destination import LOCKS, PARTS, STAGING, remove_parts
 from .config import BatchConfig
-from .pipeline import Pipeline, Traced
+from .pipeline import Pipeline
 from .pipeline_setup import build_steps, make_pipeline
+from .step import Traced
 
 _CHUNK: Final = 32
 

@@ -1,16 +1,16 @@
 """The configuration: TOML, decoded into frozen structs.
 
 Diagnostics: load() raises ConfigError naming the file, the key, what was expected and,
-for an unknown key, the nearest known one.
+for an unknown key, where it belongs or the nearest known one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import re
 import socket
+import tomllib
 from collections.abc import Generator
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 
 from ..errors import ConfigError
 from ..processors.conditions import When
+from .config_hint import hint
 from .config_lines import line_of
 
 _Positive = Annotated[float, Meta(gt=0)]
@@ -365,8 +366,11 @@ def decode(content: bytes, kind: type[_Type], *, file: str) -> _Type:
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at ")
         field = _FIELD.search(reason)
-        key = (place.strip("`") or "$") + (f".{field[1]}" if field is not None else "")
-        raise ConfigError(reason + _nearest(reason), file=file, key=key, line=line_of(content, key)) from error
+        table = place.strip("`") or "$"
+        key = table + (f".{field[1]}" if field is not None else "")
+        if field is not None and "unknown" in reason:
+            reason += hint(Config, tomllib.loads(content.decode()), table, field[1])
+        raise ConfigError(reason, file=file, key=key, line=line_of(content, key)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         line = _AT_LINE.search(str(error))
         raise ConfigError(f"not TOML: {error}", file=file, line=int(line[1]) if line else 0) from error
@@ -374,18 +378,3 @@ def decode(content: bytes, kind: type[_Type], *, file: str) -> _Type:
 
 _AT_LINE: Final = re.compile(r"\(at line (\d+),")
 _FIELD: Final = re.compile(r"(?:unknown|required) field `([^`]*)`")
-_UNKNOWN: Final = re.compile(r"unknown field `([^`]*)`")
-_SECTIONS: Final = (
-    Config, ExportSource, QueueSource, DirectorySource, SpoolRequeue, DirectoryRequeue, SmtpRequeue, EximSection,
-    DnsSection,
-    LedgerSection, DeferralSection, HeldSection, MetricsSection, WebSection, ProcessorEntry, When,
-)  # fmt: skip
-
-
-def _nearest(reason: str) -> str:
-    match = _UNKNOWN.search(reason)
-    if match is None:
-        return ""
-    known = sorted({name for section in _SECTIONS for name in section.__struct_encode_fields__})
-    near = difflib.get_close_matches(match[1], known, n=1)
-    return f"; did you mean `{near[0]}`?" if near else ""

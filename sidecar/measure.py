@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from ..lookups.cache import CacheStatistics
 from ..processors import api
-from .pipeline import Traced
+from .step import Traced
 
 #: Upper bounds in seconds; what is longer is counted in one more.
 BOUNDS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0)

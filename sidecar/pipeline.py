@@ -7,29 +7,21 @@ PermanentError holds, anything else, SystemExit included, is wrapped as Processo
 
 from __future__ import annotations
 
-import math
 import os
 import random
-import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Literal
 
 from msgspec import Struct
-from msgspec.structs import replace
 from structlog.typing import FilteringBoundLogger
 
-from ..errors import PermanentError, ProcessorError, TemporaryError, sentence
+from ..errors import ProcessorError
 from ..lookups.cache import CacheStatistics
 from ..lookups.dns import Resolver
 from ..lookups.resolver import DnsResolver
 from ..processors import api
-from ..processors.conditions import Condition
-from ..processors.edits import Edit, apply, divide
-from ..processors.results import AuthResult
-from ..processors.verdict_check import check_verdict
 from ..requeue.bounce import VOUCHED, Failure, bounce_notices
 from ..requeue.effects import Effect
 from ..requeue.plan import Defer, Hold, Output, Plan, Requeue
@@ -37,32 +29,9 @@ from ..spool.editing import freeze, set_variable
 from ..spool.ids import MessageId
 from ..spool.message import Message
 from .backscatter import why_not_bounce
+from .step import Part, Step, Traced, call, run_effect
 
-_EXIT_FORKED = 70
 _ENDINGS = (api.Hold, api.Bounce)
-OnError = Literal["defer", "skip", "hold"]
-
-
-class Step(Struct, frozen=True):
-    """One configured processor."""
-
-    name: str
-    processor: api.Processor[Any]
-    on_error: OnError = "defer"
-    condition: Condition | None = None
-    split: bool = False
-
-
-class Traced(Struct, frozen=True, kw_only=True):
-    """What one processor said of one message or part, for logs, dry runs and ``--trace``.
-
-    No verdict and no error: its ``when`` did not hold, or divided the message.
-    """
-
-    processor: str
-    verdict: api.Verdict | None
-    error: ProcessorError | TemporaryError | PermanentError | None
-    seconds: float
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -70,17 +39,6 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
     plan: Plan
     trace: tuple[Traced, ...]
-
-
-class _Part(Struct, frozen=True, kw_only=True):
-    """A message on its way, or the part of one that a split made."""
-
-    message: Message
-    position: int
-    results: tuple[AuthResult, ...] = ()
-    frozen_for: str = ""
-    original_body: bool = True
-    queue: str = ""
 
 
 class Pipeline:
@@ -138,11 +96,11 @@ class Pipeline:
         """
         deadline, now = time.monotonic() + self._deadline_seconds, self._clock()
         trace: list[Traced] = []
-        finished: list[_Part] = []
+        finished: list[Part] = []
         reasons: list[str] = []
         notices: list[Output] = []
         effects: list[Effect] = []
-        parts = deque([_Part(message=message, position=0, queue=self.queue)])
+        parts = deque([Part(message=message, position=0, queue=self.queue)])
         while parts:
             part = parts.popleft()
             if part.position == len(self._steps):
@@ -165,7 +123,7 @@ class Pipeline:
             thread = threading.get_ident()
             self._running[thread] = step.name
             try:
-                traced, following = _call(step, part, context)
+                traced, following = call(step, part, context)
             finally:
                 del self._running[thread]
                 # It belongs to the whole process: the files that others make next depend on it.
@@ -227,9 +185,9 @@ class Pipeline:
                     "effect.lost", key=effect.key, kind=effect.kind, reason="the processor is no longer configured"
                 )
                 continue
-            _run_effect(step, effect, log)
+            run_effect(step, effect, log)
 
-    def _output(self, received: Message, part: _Part, now: float) -> Output:
+    def _output(self, received: Message, part: Part, now: float) -> Output:
         envelope = part.message.envelope
         if part.frozen_for:
             envelope = freeze(envelope, int(now))
@@ -238,7 +196,7 @@ class Pipeline:
         message = Message(envelope, part.message.body)
         return Output(message=message, original_body=part.original_body, queue=part.queue)
 
-    def _notices(self, part: _Part, bounce: api.Bounce, now: float) -> list[Output]:
+    def _notices(self, part: Part, bounce: api.Bounce, now: float) -> list[Output]:
         failure = Failure(reason=bounce.reason, status=bounce.status)
         made = bounce_notices(part.message, failure, hostname=self._hostname, now=now)
         return [self._notice(notice) for notice in made]
@@ -259,147 +217,3 @@ def _hold(verdict: api.Hold, label: str, error: Exception | None) -> Hold:
         return Hold(reason=verdict.reason, processor=label)
     # Nobody's verdict, so nobody's name: a release has to try again, not to override what was never said.
     return Hold(reason=verdict.reason if isinstance(error, ProcessorError) else f"{label}: {verdict.reason}")
-
-
-def _run_effect(step: Step, effect: api.Effect, log: FilteringBoundLogger) -> None:
-    process = os.getpid()
-    try:
-        step.processor.run_effect(effect, log)
-    except (TemporaryError, OSError):
-        _end_fork(process)
-        raise
-    except BaseException as raised:
-        _end_fork(process)
-        if _is_interrupt(raised):
-            raise
-        # A bug in the processor: the message is committed, and trying again would not help.
-        error = ProcessorError(step.name, raised)
-        log.exception("effect.lost", key=effect.key, kind=effect.kind, error=error)
-    _end_fork(process)
-
-
-_Following = list[_Part] | api.Defer | api.Hold | api.Discard | api.Bounce
-
-
-def _call(step: Step, part: _Part, context: api.Context) -> tuple[Traced, _Following]:
-    """The one boundary: whatever a processor does, the engine goes on."""
-    started, process = time.monotonic(), os.getpid()
-    verdict: api.Verdict | None = None
-    error: ProcessorError | TemporaryError | PermanentError | None = None
-    following: _Following
-    try:
-        elsewhere = _when(step, part)
-        if elsewhere is None:
-            verdict = check_verdict(step.processor.process(part.message, context), part.message)
-            following = _follow(step, part, verdict, released=context.released)
-        else:
-            following = elsewhere
-    except TemporaryError as raised:
-        # Made anew: the text of a stranger's error is asked for here, and never again.
-        error = TemporaryError(sentence(raised), retry_after=_seconds(raised.retry_after))
-        verdict, following = None, api.Defer(reason=error.reason, retry_after=error.retry_after)
-    except PermanentError as raised:
-        error = PermanentError(sentence(raised))
-        verdict, following = None, api.Hold(reason=error.reason)
-    except BaseException as raised:
-        _end_fork(process)
-        if _is_interrupt(raised):
-            raise
-        # No verdict that was returned counts any more: an edit of it may be what failed.
-        verdict, error = None, ProcessorError(step.name, raised)
-        context.log.exception("processor.failed", processor=step.name, error=error)
-        following = _on_error(step, part, error)
-    _end_fork(process)
-    return Traced(processor=step.name, verdict=verdict, error=error, seconds=time.monotonic() - started), following
-
-
-def _is_interrupt(raised: BaseException) -> bool:
-    """True for Ctrl-C where nobody but Python handles it; a KeyboardInterrupt elsewhere is the processor's own."""
-    return (
-        isinstance(raised, KeyboardInterrupt)
-        and threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-
-
-def _seconds(wait: Any) -> float | None:
-    """What a TemporaryError asks for; None, the usual pause, for what is no time to wait."""
-    return wait if isinstance(wait, int | float) and math.isfinite(wait) and wait >= 0 else None
-
-
-def _end_fork(process: int) -> None:
-    """A processor forked, and this is the child: it may not go on, as two would publish the message."""
-    if os.getpid() != process:
-        os._exit(_EXIT_FORKED)
-
-
-def _when(step: Step, part: _Part) -> list[_Part] | None:
-    """None where the step runs on this part; else what goes on without it. Raises TableError.
-
-    A message that is to be divided comes back to the same step as the part of which the
-    condition holds, beside the other part, which has the step behind it.
-    """
-    if step.condition is None:
-        return None
-    chosen = step.condition.chosen(part.message, part.results)
-    if chosen is None:
-        return [_after(part, part.message)]
-    others = tuple({recipient.address for recipient in part.message.undelivered} - chosen)
-    if not step.split or not others:
-        return None
-    first, second = divide(part.message, (tuple(chosen), others))
-    if first is None or second is None:
-        raise AssertionError("both parts have recipients")
-    return [replace(part, message=first), _after(part, second)]
-
-
-def _on_error(step: Step, part: _Part, error: ProcessorError) -> _Following:
-    match step.on_error:
-        case "defer":
-            return api.Defer(reason=str(error))
-        case "hold":
-            return api.Hold(reason=str(error))
-        case "skip":
-            return [_after(part, part.message)]
-
-
-def _follow(step: Step, part: _Part, verdict: api.Verdict, *, released: bool) -> _Following:
-    match verdict:
-        case api.Proceed():
-            return [_after(part, part.message, verdict.edits, results=verdict.results)]
-        case api.Freeze():
-            return [_after(part, part.message, verdict.edits, frozen_for=f"{step.name}: {verdict.reason}")]
-        case api.Hold() | api.Bounce() if released:
-            return [_after(part, part.message)]
-        case api.Defer() | api.Hold() | api.Discard() | api.Bounce():
-            return verdict
-        case api.Split():
-            divided = divide(part.message, tuple(piece.recipients for piece in verdict.parts))
-            return [
-                _after(part, message, piece.edits, frozen_for=f"{step.name}: {piece.frozen}" if piece.frozen else "")
-                for piece, message in zip(verdict.parts, divided, strict=True)
-                if message is not None
-            ]
-
-
-def _after(
-    part: _Part,
-    message: Message,
-    edits: tuple[Edit, ...] = (),
-    *,
-    results: tuple[AuthResult, ...] = (),
-    frozen_for: str = "",
-) -> _Part:
-    """The part one step further, with edits applied."""
-    applied = apply(message, edits)
-    if edits and message.undelivered and not applied.message.undelivered:
-        # Exim drops a message without recipients, and says nothing.
-        raise ValueError("the edits leave nobody to deliver the message to; discard() says so openly")
-    return _Part(
-        message=applied.message,
-        position=part.position + 1,
-        results=part.results + results,
-        frozen_for=frozen_for or part.frozen_for,
-        original_body=part.original_body and not applied.body_replaced,
-        queue=part.queue if applied.queue is None else applied.queue,
-    )

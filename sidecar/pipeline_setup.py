@@ -15,8 +15,10 @@ from ..lookups.zone import ZoneResolver
 from ..processors import api
 from ..processors.conditions import Condition, compile_condition
 from ..processors.registry import build
-from .config import DnsSection, PipelineConfig, ProcessorEntry
-from .pipeline import Pipeline, Step
+from .config import Config, DnsSection, PipelineConfig, ProcessorEntry
+from .config_hint import where_it_belongs
+from .pipeline import Pipeline
+from .step import Step
 
 
 def build_steps(entries: Iterable[ProcessorEntry]) -> tuple[Step, ...]:
@@ -28,7 +30,7 @@ def build_steps(entries: Iterable[ProcessorEntry]) -> tuple[Step, ...]:
             processor = build(entry.use, entry.config)
             condition = _condition(entry)
         except ConfigError as error:
-            raise ConfigError(error.reason, file=error.file, key=f"{key}.{error.key}") from error
+            raise ConfigError(_reason(error, entry), file=error.file, key=f"{key}.{error.key}") from error
         if steps and _phase(processor).rank < _phase(steps[-1].processor).rank:
             before = steps[-1]
             raise ConfigError(
@@ -38,6 +40,16 @@ def build_steps(entries: Iterable[ProcessorEntry]) -> tuple[Step, ...]:
             )
         steps.append(Step(entry.use, processor, entry.on_error, condition, entry.split))
     return tuple(steps)
+
+
+def _reason(error: ConfigError, entry: ProcessorEntry) -> str:
+    """What is wrong; of a setting that is none of the processor's, but of the entry around it, where it belongs."""
+    table, _, name = error.key.partition(".")
+    what, _, _ = error.reason.partition(";")
+    if table != "config" or "unknown field" not in what:
+        return error.reason
+    belongs = where_it_belongs(Config, {"processor": [{"use": entry.use}]}, "$.processor[0].config", name)
+    return what + belongs if belongs else error.reason
 
 
 def _condition(entry: ProcessorEntry) -> Condition | None:

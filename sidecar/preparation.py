@@ -31,8 +31,8 @@ from ..spool.sources import Kind, Source
 from .config import Config, DirectorySource, ExportSource, QueueSource, SmtpRequeue, SpoolRequeue
 from .listening import listen
 from .obstacles import find
-from .pipeline import Step
 from .pipeline_setup import build_steps, make_resolver
+from .step import Step
 
 Telling = Literal["nobody", "socket", "socket, then command", "command"]
 

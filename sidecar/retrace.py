@@ -20,7 +20,7 @@ from ..processors.edits import apply, divide
 from ..spool.message import Message
 from . import difference
 from .difference import Change
-from .pipeline import Traced
+from .step import Traced
 
 
 class PartShown(Struct, frozen=True, kw_only=True):

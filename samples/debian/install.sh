@@ -2,12 +2,17 @@
 # respool beside Debian's Exim, by a named queue: ./install.sh DOMAIN SELECTOR, as root. It may be run again.
 #
 # Asks for: exim4-daemon-heavy (or -light) with the split configuration, python3-venv, openssl.
-# RESPOOL_PACKAGE: what pip installs; default: respool.
+# RESPOOL_PACKAGE: what pip installs, a wheel or a directory; default: the checkout that this script lies in.
 set -eu
 
 domain=${1:?"usage: install.sh DOMAIN SELECTOR"}
 selector=${2:?"usage: install.sh DOMAIN SELECTOR"}
 case "$domain$selector" in *[!A-Za-z0-9.-]*) echo "install.sh: $domain, $selector: no names for DNS" >&2; exit 2 ;; esac
+here=$(cd "$(dirname "$0")/../.." && pwd)
+if [ -z "${RESPOOL_PACKAGE:-}" ] && [ ! -e "$here/pyproject.toml" ]; then
+    echo "install.sh: not in a checkout: RESPOOL_PACKAGE=respool-0.1.0-py3-none-any.whl install.sh DOMAIN SELECTOR" >&2
+    exit 2
+fi
 if ! grep -q "^dc_use_split_config='true'" /etc/exim4/update-exim4.conf.conf; then
     echo "install.sh: Exim's configuration is not split: dpkg-reconfigure exim4-config, or see samples/exim/README.md" >&2
     exit 1
@@ -15,7 +20,7 @@ fi
 
 # 1. The program, where Exim's user can run it.
 /usr/bin/python3 -m venv /opt/respool
-/opt/respool/bin/pip install --quiet "${RESPOOL_PACKAGE:-respool}"
+/opt/respool/bin/pip install --quiet "${RESPOOL_PACKAGE:-$here}"
 ln -sf /opt/respool/bin/respool /usr/local/bin/respool
 samples=$(/opt/respool/bin/python -c 'from importlib.resources import files; print(files("respool.samples"))')
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections import Counter
+from typing import Final
 
 import click
 import msgspec
+from rich.text import Text
 
 from ...errors import ConfigError
 from ..config import Config, load
@@ -28,6 +31,8 @@ from . import EXIT_CONFIG, EXIT_FAILED, terminal
 _MARKS: dict[Level, tuple[str, str]] = {
     "ok": ("✓", "green"), "warning": ("!", "bold yellow"), "problem": ("✗", "bold red"),
 }  # fmt: skip
+_TOPIC: Final = 16
+_INDENT: Final = _TOPIC + 2
 
 
 @click.command()
@@ -61,7 +66,8 @@ def doctor(config_file: str | None, *, offline: bool, as_json: bool) -> None:
         document |= {level: counts[level] for level in _MARKS}
         sys.stdout.buffer.write(msgspec.json.encode(document) + b"\n")
     else:
-        click.echo(f"\n{counts['problem']} problems, {counts['warning']} warnings, {counts['ok']} as it should be")
+        found = ", ".join(_counted(counts[level], level) for level in ("problem", "warning"))
+        click.echo(f"\n{found}, {counts['ok']} as it should be")
     sys.exit(code)
 
 
@@ -115,8 +121,22 @@ def _configuration(config_file: str, config: Config) -> Findings:
 def _print(finding: Finding) -> None:
     mark, colour = _MARKS[finding.level]
     console = terminal.output()
-    head = terminal.plain(f"{mark} ", colour).append_text(terminal.plain(f"{finding.topic:<16}", "bold"))
-    console.print(head, end="")
-    console.print(terminal.plain(finding.found))
+    found = _beside(finding.found, console.width)
+    console.print(Text.assemble((f"{mark} ", colour), (f"{finding.topic:<{_TOPIC}}", "bold"), found))
     if finding.advice:
-        console.print(terminal.plain(f"  {'':<16}→ {finding.advice}", "cyan"))
+        console.print(Text(" " * _INDENT + _beside(f"→ {finding.advice}", console.width), style="cyan"))
+
+
+def _beside(text: str, width: int) -> str:
+    """The text in lines that begin below each other, beside the topics.
+
+    One with a word that no line can hold, a key to publish, stays in one piece: it is there to be copied.
+    """
+    escaped, room = terminal.escape(text), max(width - _INDENT, 20)
+    if any(len(word) > room for word in escaped.split()):
+        return escaped
+    return ("\n" + " " * _INDENT).join(textwrap.wrap(escaped, room, break_on_hyphens=False))
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -35,7 +35,7 @@ def _condition(overview: Overview) -> Finding:
     workers = f"{len(overview.workers)} workers"
     match overview.condition:
         case "working":
-            return ok("sidecar", f"{workers} work, {overview.per_second:g} messages a second")
+            return ok("sidecar", f"{workers} work, {overview.per_second:.1f} messages a second")
         case "paused":
             reason = next((worker.paused for worker in overview.workers if worker.paused), "")
             return problem("sidecar", f"it takes nothing in: {reason}", "mend that; it goes on by itself")

@@ -10,6 +10,7 @@ Diagnostics: run() raises AssertionError with all output of a script that fails.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from pathlib import Path
 from types import TracebackType
 
 from ..conftest import CHECKOUT
+from .pages import blocks
 
+README_HEADING = "Ten minutes to a sidecar beside a real Exim"
 _PRIVATE = ("/etc", "/opt", "/usr/local", "/run", "/var")
 
 _SYSTEMCTL = """\
@@ -53,6 +56,16 @@ dc_use_split_config='true'
 dc_hide_mailname=''
 dc_mailname_in_oh='true'
 dc_localdelivery='mail_spool'
+"""
+
+_SEND = """\
+python3 - <<'END'
+import smtplib
+with smtplib.SMTP("127.0.0.1") as server:
+    for number in range({count}):
+        text = f"From: {sender}\\r\\nTo: anna@example.org\\r\\nSubject: {subject} {{number}}\\r\\n\\r\\nhello\\r\\n"
+        server.sendmail("{sender}", ["anna@example.org"], text)
+END
 """
 
 
@@ -134,11 +147,34 @@ class Debian:
         ]
         return "\n".join(lines)
 
+    def take_the_steps_of_the_readme(self) -> None:
+        """Steps 1 to 4 as they stand, short of the installation; DNS is /etc/respool/dns.zone, as there is no network."""
+        install, key, configuration, exim, _, _ = blocks("README.md", README_HEADING, "")
+        for line in install.splitlines():
+            if not re.search("pip install|ln -s", line):
+                self.run(line)
+        self.run(key)
+        self.run("printf '#!/bin/sh\\n' > /usr/local/bin/editor; chmod 755 /usr/local/bin/editor")
+        self.run(configuration)
+        self.run(exim)
+        self.run(
+            "echo '_dmarc.sender.example. 300 TXT \"v=DMARC1; p=reject\"' > /etc/respool/dns.zone\n"
+            "sed -i 's,^#zone_file = .*,zone_file = \"/etc/respool/dns.zone\",' /etc/respool/respool.toml"
+        )
+
+    def send(self, subject: str, count: int = 1, *, sender: str = "bob@sender.example") -> None:
+        """So many messages to anna@example.org by SMTP, with numbered subjects."""
+        self.run(_SEND.format(subject=subject, count=count, sender=sender))
+
+    def command(self, script: str) -> list[str]:
+        """The command by which bash runs a script there, ending at the first command that fails."""
+        enter = ["nsenter", "--mount", "--net", "--pid", "--uts", "--target", str(self._inside)]
+        return [*enter, "bash", "-e", "-u", "-o", "pipefail", "-c", script]
+
     def run(self, script: str, *, seconds: float = 60) -> str:
         """Run a script as root would type it, ending at the first command that fails; what it printed."""
         done = subprocess.run(
-            ["nsenter", "--mount", "--net", "--pid", "--uts", "--target", str(self._inside),
-             "bash", "-e", "-u", "-o", "pipefail", "-c", script],
+            self.command(script),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds, check=False,
             stdin=subprocess.DEVNULL, cwd="/", env=_environment(),
         )  # fmt: skip

@@ -7,46 +7,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from .debian import Debian
+from .debian import README_HEADING, Debian
 from .pages import blocks
 
 pytestmark = [pytest.mark.exim, pytest.mark.system("unshare", "nsenter", "runuser", "ip", "openssl")]
 
-README_HEADING = "Ten minutes to a sidecar beside a real Exim"
 ONCE = "runuser -u Debian-exim -- respool run --once -c /etc/respool/respool.toml"
 RESPOOL = "/var/spool/exim4/respool"
-SEND = """\
-python3 - <<'END'
-import smtplib
-with smtplib.SMTP("127.0.0.1") as server:
-    for number in range({count}):
-        text = f"From: bob@sender.example\\r\\nTo: anna@example.org\\r\\nSubject: {subject} {{number}}\\r\\n\\r\\nhello\\r\\n"
-        server.sendmail("bob@sender.example", ["anna@example.org"], text)
-END
-"""
 
 
 @pytest.fixture
 def debian() -> Iterator[Debian]:
     """A machine on which steps 1 to 4 of the README were typed; DNS is a file, as there is no network."""
     with Debian() as machine:
-        install, key, configuration, exim, _, _ = blocks("README.md", README_HEADING, "")
-        for line in install.splitlines():
-            if not re.search("pip install|ln -s", line):
-                machine.run(line)
-        machine.run(key)
-        machine.run("printf '#!/bin/sh\\n' > /usr/local/bin/editor; chmod 755 /usr/local/bin/editor")
-        machine.run(configuration)
-        machine.run(exim)
-        machine.run(
-            "echo '_dmarc.sender.example. 300 TXT \"v=DMARC1; p=reject\"' > /etc/respool/dns.zone\n"
-            "sed -i 's,^#zone_file = .*,zone_file = \"/etc/respool/dns.zone\",' /etc/respool/respool.toml"
-        )
+        machine.take_the_steps_of_the_readme()
         yield machine
-
-
-def send(machine: Debian, subject: str, count: int = 1) -> None:
-    machine.run(SEND.format(subject=subject, count=count))
 
 
 def delivered(machine: Debian, subject: str) -> int:
@@ -68,13 +43,13 @@ policy = '[[processor]]\\nuse = "dmarc-policy"\\nconfig = { reject = "hold" }\\n
 open("/etc/respool/hold.toml", "w").write(text.replace('[[processor]]\\nuse = "arc-seal"', policy, 1))
 END"""
     )
-    send(machine, subject, count)
+    machine.send(subject, count)
     machine.run(ONCE.replace("respool.toml", "hold.toml") + " || true")
     assert len(waiting(machine, f"{RESPOOL}/held")) == count
 
 
 def test_the_ten_minutes_of_the_readme(debian: Debian) -> None:
-    send(debian, "readme", 2)
+    debian.send("readme", 2)
     assert debian.run("exim4 -qGscan -bp").count("bob@sender.example") == 2
     check = blocks("README.md", README_HEADING, "")[4]
     assert "can be used" in (printed := debian.run(check))
@@ -85,7 +60,7 @@ def test_the_ten_minutes_of_the_readme(debian: Debian) -> None:
 
 
 def test_one_message_watched(debian: Debian) -> None:
-    send(debian, "watched")
+    debian.send("watched")
     listed, tried, done, _ = (debian.run(block) for block in blocks("docs/sidecar.md", "One message, watched"))
     assert "bob@sender.example" in listed
     assert "+ Authentication-Results" in tried
@@ -95,16 +70,16 @@ def test_one_message_watched(debian: Debian) -> None:
 
 def test_taking_it_out_in_order(debian: Debian) -> None:
     hold_everything(debian, "held", 2)
-    send(debian, "waiting", 3)
+    debian.send("waiting", 3)
     recipe, drain, look, remove = blocks("docs/leaving.md", "In order")
     debian.run(recipe)
-    send(debian, "after", 1)
+    debian.send("after", 1)
     assert delivered(debian, "after") == 1
     debian.run(drain)
     assert debian.run(look).strip() == ""
     assert (delivered(debian, "held"), delivered(debian, "waiting")) == (2, 3)
     debian.run(remove)
-    send(debian, "without", 1)
+    debian.send("without", 1)
     assert delivered(debian, "without") == 1
 
 
@@ -124,10 +99,10 @@ class Broken(Processor[ProcessorConfig]):
 END
 sed 's,^use = "auth"$,use = "/etc/respool/plugins/broken.py:Broken",' /etc/respool/respool.toml > /etc/respool/broken.toml"""
     )
-    send(machine, "deferred", 2)
+    machine.send("deferred", 2)
     machine.run(ONCE.replace("respool.toml", "broken.toml") + " || true")
     assert len(waiting(machine, f"{RESPOOL}/deferred")) == 2
-    send(machine, "waiting", 3)
+    machine.send("waiting", 3)
     without, empty = blocks("docs/leaving.md", "At once")
     machine.run(without)
     assert delivered(machine, "waiting") == 3
@@ -144,7 +119,7 @@ def test_held_messages_are_released(debian: Debian) -> None:
 
 
 def test_a_corrupt_message_is_mended_and_put_back(debian: Debian) -> None:
-    send(debian, "corrupt", 2)
+    debian.send("corrupt", 2)
     debian.run(
         "cd /var/spool/exim4/scan/input; mkdir /var/tmp/kept; cp -p *-H /var/tmp/kept/\n"
         # The number of recipients.
@@ -173,7 +148,7 @@ def test_a_message_is_moved_by_hand(debian: Debian) -> None:
 
 def test_where_is_the_message(debian: Debian) -> None:
     hold_everything(debian, "held", 1)
-    send(debian, "waiting", 1)
+    debian.send("waiting", 1)
     where = blocks("docs/recovery.md", "When something is broken")[0]
     printed = debian.run(where)
     assert re.search(r"held/\S+\.\d+", printed)
@@ -198,7 +173,7 @@ class Slow(Processor[ProcessorConfig]):
 END
 sed 's,^use = "auth"$,use = "/etc/respool/plugins/slow.py:Slow",' /etc/respool/respool.toml > /etc/respool/slow.toml"""
     )
-    send(debian, "in work", 3)
+    debian.send("in work", 3)
     debian.run(
         """runuser -u Debian-exim -- respool run -c /etc/respool/slow.toml >/dev/null 2>&1 &
 for _ in $(seq 300); do

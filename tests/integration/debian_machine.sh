@@ -62,6 +62,45 @@ send fourth
 arrives fourth
 test "$(systemctl show --value -p NRestarts respool.service)" = 0
 
+# The web page, by its unit: Exim's user logs somebody in, and shows what is kept.
+install -m 644 "$CHECKOUT/samples/systemd/respool-web.service" /etc/systemd/system/
+(umask 077 && /opt/respool/bin/python -c '
+from respool.sidecar.web.passwords import hash_line
+print(hash_line("anna", "a long password"))' >/etc/respool/web-passwords)
+chown Debian-exim /etc/respool/web-passwords
+sed -i 's|^#password_file = .*|password_file = "/etc/respool/web-passwords"|' /etc/respool/respool.toml
+systemctl daemon-reload
+systemctl start respool-web.service
+/opt/respool/bin/python - >"$results/page" <<'END'
+import http.cookiejar, time, urllib.error, urllib.parse, urllib.request
+site = "http://127.0.0.1:9611"
+opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
+for _ in range(100):
+    try:
+        opener.open(site + "/login")
+        break
+    except urllib.error.URLError:
+        time.sleep(0.1)
+form = urllib.parse.urlencode({"name": "anna", "password": "a long password"}).encode()
+opener.open(urllib.request.Request(site + "/login", form, {"Origin": site}))
+print(opener.open(site + "/").read().decode())
+END
+systemctl is-active respool-web.service
+test "$(ps -o user= -p "$(systemctl show --value -p MainPID respool-web.service)")" = Debian-exim
+systemctl stop respool-web.service
+journalctl -u respool-web.service -o cat >"$results/web-journal"
+
+# Another version beside it, and back, as docs/upgrading.md says.
+/usr/bin/python3 -m venv /opt/respool-new
+echo "$BORROWED" >"$(echo /opt/respool-new/lib/python3*/site-packages)/borrowed.pth"
+/opt/respool-new/bin/pip install --quiet "$RESPOOL_PACKAGE"
+for program in /opt/respool-new /opt/respool; do
+    "$program/bin/respool" config check -c /etc/respool/respool.toml
+    ln -sfn "$program/bin/respool" /usr/local/bin/respool
+    systemctl restart respool.service
+    grep -qz "^$program/" "/proc/$(systemctl show --value -p MainPID respool.service)/cmdline"
+done
+
 sh "$CHECKOUT/samples/debian/install.sh" example.org s1 # again: nothing is broken
 sh "$CHECKOUT/samples/debian/remove.sh"
 send fifth

@@ -7,6 +7,7 @@ network: the unit runs with all of its hardening, under a real service manager, 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CHECKOUT
+from tests.docs.pages import blocks
 
 UNITS = sorted((CHECKOUT / "samples" / "systemd").glob("*.service"))
 #: Copied for the wheel: what git does not know is not needed.
@@ -50,7 +52,7 @@ def test_a_unit_is_tight_and_without_mistakes(unit: Path, tmp_path: Path) -> Non
     # Exposure from 0 (none) to 100.
     assert done.returncode == 0, done.stdout
     copy = tmp_path / unit.name
-    copy.write_text(re.sub(r"/opt/respool/bin/respool", "/bin/true", unit.read_text()))
+    copy.write_text(re.sub(r"/usr/local/bin/respool", "/bin/true", unit.read_text()))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(copy)], capture_output=True, text=True, check=False
     )
@@ -61,11 +63,17 @@ def test_a_unit_is_tight_and_without_mistakes(unit: Path, tmp_path: Path) -> Non
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("wheel")
     shutil.copytree(CHECKOUT, directory / "source", symlinks=True, ignore=_LEFT_OUT)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", directory, "."],
-        cwd=directory / "source", check=True,
-    )  # fmt: skip
-    (made,) = directory.glob("*.whl")
+    borrowed = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        # No network: what would be fetched to build it is our own. (0 is how this variable says no isolation.)
+        "PYTHONPATH": sysconfig.get_path("purelib"), "PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_INDEX": "1",
+    }  # fmt: skip
+    _, build, use = blocks("docs/install-debian.md", "On Debian")[:3]
+    subprocess.run(["bash", "-e", "-c", build], cwd=directory / "source", check=True, env=os.environ | borrowed)
+    (made,) = (directory / "source" / "dist").glob("*.whl")
+    # The page names the file that comes out, and how the script is told of it.
+    assert f"dist/{made.name}" in build
+    assert use.startswith(f"RESPOOL_PACKAGE=dist/{made.name} samples/debian/install.sh")
     return made
 
 
@@ -118,5 +126,10 @@ def test_the_recipe_from_bare_debian_and_back(wheel: Path, tmp_path_factory: pyt
     assert '"event":"sidecar.reloaded"' in journal
     assert '"event":"sidecar.reload_refused"' in journal
     assert "nonsense" in (results / "status-text").read_text()
-    # Nothing that respool does is forbidden by the unit.
-    assert "Operation not permitted" not in journal
+    page = (results / "page").read_text()
+    assert "held" in page
+    assert "Log out" in page
+    web_journal = (results / "web-journal").read_text()
+    # Nothing that respool does is forbidden by the units.
+    for units_journal in (journal, web_journal):
+        assert "Operation not permitted" not in units_journal

@@ -15,7 +15,8 @@ from respool.processors.api import Discard, Freeze, Hold, Proceed, Verdict
 from respool.processors.edits import AddHeader, RemoveHeader, apply
 from respool.processors.registry import build
 from respool.requeue.plan import Requeue
-from respool.sidecar.pipeline import Pipeline, Step
+from respool.sidecar.pipeline import Pipeline
+from respool.sidecar.step import Step
 
 from ..lookups.dccifd import FIELD, Dccifd
 from .processor_kit import make_context, make_message

@@ -15,7 +15,8 @@ from respool.lookups.zone import ZoneResolver
 from respool.processors.api import Defer, Discard, Freeze, Hold, Proceed, Verdict
 from respool.processors.registry import build
 from respool.requeue.plan import Output, Requeue
-from respool.sidecar.pipeline import Pipeline, Step
+from respool.sidecar.pipeline import Pipeline
+from respool.sidecar.step import Step
 from respool.spool.envelope import DSN_FAILURE, Recipient
 from respool.spool.message import Message
 

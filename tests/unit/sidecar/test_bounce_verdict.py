@@ -12,7 +12,8 @@ from respool.lookups.zone import ZoneResolver
 from respool.processors.api import Context
 from respool.processors.results import AuthResult, Property, Result
 from respool.requeue.plan import Hold, Requeue
-from respool.sidecar.pipeline import Outcome, Pipeline, Step
+from respool.sidecar.pipeline import Outcome, Pipeline
+from respool.sidecar.step import Step
 from respool.spool.envelope import DSN_NEVER, Recipient
 from respool.spool.message import Message
 

@@ -14,8 +14,9 @@ from respool.processors.api import Context, Processor, Verdict, discard, hold, p
 from respool.processors.conditions import parse_condition
 from respool.requeue.plan import Defer, Hold, Requeue
 from respool.sidecar.config import BatchConfig, decode
-from respool.sidecar.pipeline import Outcome, Pipeline, Step
+from respool.sidecar.pipeline import Outcome, Pipeline
 from respool.sidecar.pipeline_setup import build_steps, make_pipeline
+from respool.sidecar.step import Step
 from respool.spool.message import Message
 
 from ..processors.processor_kit import make_message

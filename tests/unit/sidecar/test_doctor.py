@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from respool.lookups.zone import ZoneResolver
 from respool.processors.authentication.keys import load_signing_key
 from respool.sidecar.cli import cli
+from respool.sidecar.cli.doctor import _beside
 from respool.sidecar.config import Config, decode
 from respool.sidecar.doctor import directories, exim, system
 from respool.sidecar.doctor.directories import check_directories
@@ -319,3 +320,11 @@ def test_the_command_and_its_exit_codes(setup: Setup) -> None:
 def only_topic(document: dict[str, Any], topic: str) -> dict[str, Any]:
     (found,) = [one for one in document["findings"] if one["topic"] == topic]
     return dict(found)
+
+
+def test_lines_begin_beside_the_topics_and_what_is_to_be_copied_stays_whole() -> None:
+    assert _beside("only Debian-exim and root can write", 40) == f"only Debian-exim and\n{'':18}root can write"
+    record = f'publish: s._domainkey.a.example. TXT "v=DKIM1; p={"A" * 300}"'
+    assert _beside(record, 80) == record
+    # Of a terminal that is hardly one.
+    assert "\n" in _beside("more than one word in all of it", 3)

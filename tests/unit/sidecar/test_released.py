@@ -10,7 +10,8 @@ from respool.errors import PermanentError
 from respool.lookups.zone import ZoneResolver
 from respool.processors.api import Context
 from respool.requeue.plan import Hold, Plan, Requeue
-from respool.sidecar.pipeline import OnError, Pipeline, Step
+from respool.sidecar.pipeline import Pipeline
+from respool.sidecar.step import OnError, Step
 from respool.spool.message import Message
 
 from ..processors.processor_kit import make_message
