@@ -92,7 +92,7 @@ PARTS: Final = {
             "tests/unit/processors/test_srs.py", "tests/unit/sidecar/test_difference.py",
         ),
     ),
-    "ledger": Part(("requeue/ledger.py",), ("tests/unit/requeue/test_ledger.py", *_REQUEUE_TESTS)),
+    "ledger": Part(("requeue/ledger.py", "requeue/ledger_file.py"), ("tests/unit/requeue/test_ledger.py", *_REQUEUE_TESTS)),
     "recovery": Part(
         ("requeue/recovery.py", "requeue/job.py", "requeue/publish.py", "requeue/stage.py", "requeue/claim.py"),
         _REQUEUE_TESTS,
