@@ -19,7 +19,7 @@ from respool.spool.ids import MessageId
 from respool.spool.locks import lock_directory, lock_message
 from respool.spool.sources import Source
 
-ID = MessageId("1xV9DW-000000007cS-1lp7")
+from .claimed import ID, is_locked, open_descriptors
 
 
 class House:
@@ -54,19 +54,6 @@ def house(tmp_path: Path) -> Iterator[House]:
     made.close()
 
 
-def is_locked(path: Path) -> bool:
-    """Whether an Exim that opens this ``-D`` now would have to wait."""
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        return not lock_message(descriptor, ID)
-    finally:
-        os.close(descriptor)
-
-
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 def failing(number: int) -> Callable[..., Any]:
     def fail(*_arguments: Any, **_keywords: Any) -> Any:
         raise OSError(number, os.strerror(number))
@@ -87,7 +74,7 @@ def test_a_message_that_exim_is_done_with_stays_locked(house: House) -> None:
 
 
 def test_a_message_that_is_still_queued_is_given_back_to_exim(house: House, tmp_path: Path) -> None:
-    original = tmp_path / "original"
+    original = tmp_path / ID.data_name
     os.link(house.data, original)
     job = house.take()
     try:
