@@ -19,6 +19,10 @@ def envelope(*lines: bytes, received_time: int = 1795360228) -> Envelope:
     )  # fmt: skip
 
 
+def test_the_class_says_which_line_holds_a_value() -> None:
+    assert (Envelope.helo_name.directive, Envelope.host_port.directive) == (b"helo_name", b"host_address")
+
+
 def test_what_is_absent() -> None:
     values = envelope()
     assert (values.helo_name, values.tls_sni, values.host_address, values.host_port) == (None, None, None, 0)
@@ -46,7 +50,7 @@ def test_the_last_line_of_a_name_counts() -> None:
     assert values.values == {b"ident": b"b", b"local": None, b"body_zerocount": b"2x"}
 
 
-@pytest.mark.parametrize(("letter", "bits"), [(b"A", 0), (b"B", 1), (b"C", 2), (b"`", 31)])
+@pytest.mark.parametrize(("letter", "bits"), [(b"A", 0), (b"B", 1), (b"C", 2), (b"CA", 2), (b"`", 31)])
 def test_the_bits_of_a_resumed_session(letter: bytes, bits: int) -> None:
     assert envelope(b"tls_resumption " + letter).tls_resumption == bits
 
