@@ -18,7 +18,7 @@ import pytest
 from respool.requeue import ledger_file
 from respool.requeue.ledger_file import LedgerError, LmdbFile
 
-PATIENCE = 60.0
+PATIENCE = 10.0
 
 
 @pytest.fixture
@@ -193,10 +193,10 @@ def test_an_error_of_the_callers_own_goes_to_everybody_who_shared_the_commit(
         except ZeroDivisionError as error:
             errors.append(error)
 
-    first = threading.Thread(target=change, args=(hold_up,))
+    first = threading.Thread(target=change, args=(hold_up,), daemon=True)
     first.start()
     assert entered.wait(PATIENCE)
-    others = [threading.Thread(target=change, args=(work,)) for work in (put(b"a"), fail, put(b"b"))]
+    others = [threading.Thread(target=change, args=(work,), daemon=True) for work in (put(b"a"), fail, put(b"b"))]
     for thread in others:
         thread.start()
     for thread in [first, *others]:
@@ -233,7 +233,7 @@ def test_a_commit_that_fails_fails_for_all_who_shared_it(file: LmdbFile, monkeyp
         except LedgerError as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=change, args=(b"%d" % number,)) for number in range(waiting + 1)]
+    threads = [threading.Thread(target=change, args=(b"%d" % number,), daemon=True) for number in range(waiting + 1)]
     threads[0].start()
     assert entered.wait(PATIENCE)
     for thread in threads[1:]:
@@ -325,14 +325,14 @@ def test_the_map_changes_only_while_no_transaction_of_this_process_is_open(file:
         assert may_end.wait(PATIENCE)
         order.append("read")
 
-    reader = threading.Thread(target=file.read, args=(read,))
+    reader = threading.Thread(target=file.read, args=(read,), daemon=True)
     reader.start()
     assert reading.wait(PATIENCE)
-    changer = threading.Thread(target=file._alone, args=(lambda: order.append("changed"),))
+    changer = threading.Thread(target=file._alone, args=(lambda: order.append("changed"),), daemon=True)
     changer.start()
     wait_until(lambda: file._resizing)
     # Who comes now waits until it is done.
-    late = threading.Thread(target=file.read, args=(lambda _transaction: order.append("late"),))
+    late = threading.Thread(target=file.read, args=(lambda _transaction: order.append("late"),), daemon=True)
     late.start()
     # Who wants the same need not: the caller tries again, and waits there.
     file._alone(lambda: order.append("twice"))
