@@ -68,7 +68,7 @@ _CODEC_TESTS: Final = (
     "tests/unit/spool", "tests/property/test_header_file.py", "tests/unit/processors/test_require.py",
 )  # fmt: skip
 _REQUEUE_TESTS: Final = (
-    "tests/unit/requeue/test_job.py", "tests/unit/requeue/test_recovery.py", "tests/unit/requeue/test_claim.py", "tests/unit/requeue/test_slots.py", "tests/unit/requeue/test_orphans.py",
+    "tests/unit/requeue/test_job.py", "tests/unit/requeue/test_recovery.py", "tests/unit/requeue/test_claim.py", "tests/unit/requeue/test_stage.py", "tests/unit/requeue/test_publish.py", "tests/unit/requeue/test_slots.py", "tests/unit/requeue/test_orphans.py",
     "tests/unit/requeue/test_hand_back.py", "tests/unit/requeue/test_bounce.py",
     "tests/unit/requeue/test_file_system_order.py", "tests/unit/sidecar/test_exactly_once.py",
     "tests/unit/sidecar/test_intake.py", "tests/unit/sidecar/test_released.py",
@@ -93,7 +93,10 @@ PARTS: Final = {
             "tests/unit/processors/test_srs.py", "tests/unit/sidecar/test_difference.py",
         ),
     ),
-    "ledger": Part(("requeue/ledger.py", "requeue/ledger_file.py"), ("tests/unit/requeue/test_ledger.py", *_REQUEUE_TESTS)),
+    "ledger": Part(
+        ("requeue/ledger.py", "requeue/ledger_file.py"),
+        ("tests/unit/requeue/test_ledger.py", "tests/unit/requeue/test_ledger_file.py", *_REQUEUE_TESTS),
+    ),
     "recovery": Part(
         ("requeue/recovery.py", "requeue/job.py", "requeue/publish.py", "requeue/stage.py", "requeue/claim.py"),
         _REQUEUE_TESTS,

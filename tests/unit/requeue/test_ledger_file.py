@@ -133,14 +133,18 @@ def test_a_reader_that_is_root_gives_nothing_away(tmp_path: Path, path: str) -> 
 
 def test_somebody_elses_files_are_not_given_away(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only root can: Exim's user may not even try, where the group is another."""
-    given: list[str] = []
-    monkeypatch.setattr(os, "chown", lambda name, *_arguments, **_keywords: given.append(name))
+    given: list[tuple[str, bool]] = []
+
+    def chown(name: str, _uid: int, _gid: int, *, follow_symlinks: bool = True) -> None:
+        given.append((name, follow_symlinks))
+
+    monkeypatch.setattr(os, "chown", chown)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     LmdbFile(path, 1 << 24, synced=True).close()
     assert given == []
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     LmdbFile(path, 1 << 24, synced=True).close()
-    assert given == [path, path + "-lock"]
+    assert given == [(path, False), (path + "-lock", False)]
 
 
 def test_what_is_no_lmdb_file_is_an_error_that_names_it(path: str) -> None:
@@ -311,6 +315,7 @@ def test_what_another_process_has_made_larger_is_read_and_written(path: str, mon
     os.close(reader)
     os.close(writer)
     assert get(file, b"99") == b"x" * 4000
+    assert file._environment.info()["map_size"] in {1 << power for power in range(17, 24)}  # as the other made it
     file.change(put(b"mine, too"))
     assert sum(1 for _ in file.items(b"")) == 102
     file.close()
