@@ -68,8 +68,9 @@ _CODEC_TESTS: Final = (
     "tests/unit/spool", "tests/property/test_header_file.py", "tests/unit/processors/test_require.py",
 )  # fmt: skip
 _REQUEUE_TESTS: Final = (
-    "tests/unit/requeue/test_job.py", "tests/unit/requeue/test_recovery.py", "tests/unit/requeue/test_claim.py", "tests/unit/requeue/test_stage.py", "tests/unit/requeue/test_publish.py", "tests/unit/requeue/test_slots.py", "tests/unit/requeue/test_orphans.py",
-    "tests/unit/requeue/test_hand_back.py", "tests/unit/requeue/test_bounce.py",
+    "tests/unit/requeue/test_job.py", "tests/unit/requeue/test_recovery.py", "tests/unit/requeue/test_claim.py",
+    "tests/unit/requeue/test_stage.py", "tests/unit/requeue/test_publish.py", "tests/unit/requeue/test_slots.py",
+    "tests/unit/requeue/test_orphans.py", "tests/unit/requeue/test_hand_back.py", "tests/unit/requeue/test_bounce.py",
     "tests/unit/requeue/test_file_system_order.py", "tests/unit/sidecar/test_exactly_once.py",
     "tests/unit/sidecar/test_intake.py", "tests/unit/sidecar/test_released.py",
     "tests/unit/sidecar/test_hostile_source.py", "tests/unit/sidecar/test_obstacles.py",

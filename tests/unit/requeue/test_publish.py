@@ -256,6 +256,46 @@ def test_a_staged_file_that_somebody_has_locked(claimed: Claimed) -> None:
     os.close(somebody)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_copy_of_a_descriptor_keeps_no_lock(
+    claimed: Claimed, monkeypatch: pytest.MonkeyPatch, *, fails: bool
+) -> None:
+    """A child that was forked meanwhile has one, and an OFD lock lives as long as any."""
+    claimed.stage(keep_id=False)
+    assert claimed.job.staged is not None
+    mine = claimed.job.staged[0].id
+    copies: list[int] = []
+
+    def lock(descriptor: int, message_id: MessageId) -> bool:
+        copies.append(os.dup(descriptor))
+        return lock_message(descriptor, message_id)
+
+    def fail(name: str, new_name: str, *, at: int, to: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(publish, "lock_message", lock)
+    if fails:
+        monkeypatch.setattr(durable, "link", fail)
+        with pytest.raises(OSError, match="No space left"):
+            claimed.publish()
+    else:
+        claimed.publish()
+    assert len(copies) == 1
+    assert not is_locked(claimed.out / mine.data_name)
+    os.close(copies[0])
+
+
+@pytest.mark.parametrize("name", [ID.data_name, "0-H"])
+def test_a_symlink_is_never_published(claimed: Claimed, name: str) -> None:
+    claimed.stage()
+    (claimed.out / name).rename(claimed.work / "elsewhere")
+    (claimed.out / name).symlink_to("../elsewhere")
+    claimed.take_again()
+    with pytest.raises(OSError, match="symbolic links"):
+        claimed.publish()
+    assert os.listdir(claimed.input) == []
+
+
 # An earlier attempt
 
 
