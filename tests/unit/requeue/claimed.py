@@ -37,6 +37,8 @@ class Claimed:
         self.input = self.spool / "input"
         for directory in (self.source_directory, self.input, root / "state"):
             directory.mkdir(parents=True, mode=0o750)
+        if os.geteuid() == 0:
+            os.chown(self.input, 65534, 65533)  # whose files Exim's user can remove again
         (self.source_directory / ID.data_name).write_bytes(ID.data_name.encode() + b"\n" + BODY)
         (self.source_directory / ID.header_name).write_bytes(HEADER)
         self.state = StateDirectory(str(root / "state"))

@@ -331,14 +331,26 @@ def test_what_an_earlier_new_id_left_is_in_nobodys_way(claimed: Claimed) -> None
 
 @pytest.mark.parametrize("name", [ID.data_name, ID.header_name, ID.journal_name])
 @pytest.mark.parametrize("place", ["", SPLIT])
-def test_a_foreign_file_of_the_id_is_never_touched(claimed: Claimed, name: str, place: str) -> None:
+def test_a_foreign_file_of_the_id_is_never_touched(
+    claimed: Claimed, monkeypatch: pytest.MonkeyPatch, name: str, place: str
+) -> None:
     claimed.stage()
+    real = durable.link
+    linked: list[str] = []
+
+    def link(name: str, new_name: str, *, at: int, to: int) -> None:
+        linked.append(new_name)
+        real(name, new_name, at=at, to=to)
+
+    monkeypatch.setattr(durable, "link", link)
     (claimed.input / place).mkdir(exist_ok=True)
     foreign = claimed.input / place / name
     foreign.write_text("somebody else's")
-    republished(claimed)
+    new_id = republished(claimed)
     assert foreign.read_text() == "somebody else's"
     assert len(list(claimed.input.rglob(f"{ID}-*"))) == 1
+    # Not for a moment is our -D beside a foreign -H: Exim could deliver the one with the other.
+    assert linked == [new_id.data_name]
 
 
 @pytest.mark.parametrize("name", [ID.data_name, ID.header_name])
