@@ -57,6 +57,7 @@ from .processors.edits import (
     set_queue,
     set_variable,
 )
+from .processors.mime import MimePart, UnreadableMimeError, mime_parts
 from .processors.results import AuthResult, Property, Result
 from .spool.body import Body
 from .spool.envelope import Envelope, Header, Recipient
@@ -85,6 +86,7 @@ __all__ = [
     "InsertIntoBody",
     "Message",
     "MessageId",
+    "MimePart",
     "NotReadyError",
     "Part",
     "PermanentError",
@@ -109,6 +111,7 @@ __all__ = [
     "SpoolError",
     "SpoolFormatError",
     "TemporaryError",
+    "UnreadableMimeError",
     "Verdict",
     "add_header",
     "add_recipient",
@@ -117,6 +120,7 @@ __all__ = [
     "discard",
     "freeze",
     "hold",
+    "mime_parts",
     "parse_dsn",
     "proceed",
     "replace_body",
