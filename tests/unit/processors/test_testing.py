@@ -1,10 +1,9 @@
-"""respool.testing, as a plugin author uses it; and the sample plugin in one file."""
+"""respool.testing, as a plugin author uses it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,7 +22,7 @@ from respool import (
 )
 from respool.processors import registry
 from respool.spool.header_file import parse_header_file, render_header_file
-from respool.testing import Ran, make_context, make_message, read_message, run
+from respool.testing import Ran, make_message, read_message, run
 
 SAMPLES = Path(__file__).resolve().parents[3] / "samples"
 
