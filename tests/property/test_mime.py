@@ -65,7 +65,7 @@ def leaves(message: Message) -> list[tuple[str, bytes]]:
     parsed = email.message_from_bytes(header + b"\n" + b"".join(message.body.chunks()))
     # To it a multipart without parts is a leaf.
     found = [part for part in parsed.walk() if not part.is_multipart() and part.get_content_maintype() != "multipart"]
-    return [(part.get_content_type(), part.get_payload().encode()) for part in found]
+    return [(part.get_content_type(), str(part.get_payload()).encode()) for part in found]
 
 
 class InPieces:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from respool import ConfigError, Context, InsertIntoBody, Message, Processor
+from respool import ConfigError, Context, InsertIntoBody, Message, Proceed, Processor
 from respool.processors import registry
 from respool.testing import check_contract, make_context, make_message, read_message, run
 
@@ -280,7 +280,9 @@ def test_the_note_in_each_form(plugin: type[Processor[Any]]) -> None:
         b'<body dir=3D"auto" class=3D"x">=\n<p><b>\nCAUTION: this message<br>\ncomes from outside.<br>\n</b></p>\nGr=C3'
     ) in body
     in_base64 = mail(typed("text/html", base64(PAGE * 4), "base64"), wireformat=True)
-    ((edit,),) = [[e for e in run(plugin, in_base64, config=NOTING).verdict.edits if isinstance(e, InsertIntoBody)]]
+    verdict = run(plugin, in_base64, config=NOTING).verdict
+    assert isinstance(verdict, Proceed)
+    (edit,) = [edit for edit in verdict.edits if isinstance(edit, InsertIntoBody)]
     assert edit.position == 0
     assert max(map(len, edit.content.split(b"\r\n"))) == 76
     assert edit.content.endswith(b"\r\n")
