@@ -3,7 +3,8 @@
 Everything in it is a stranger's: what can be read in two ways (two Content-Type fields, a
 multipart without a boundary, a header line of blanks) or goes beyond the limits is an
 error, since a reader that guesses sees another message than the one that is shown.
-Content is not decoded, and what is inside archives or inline uuencode is not looked at.
+Content is not decoded, and what is inside archives or inline uuencode is not looked at. A
+header goes to its empty line, whatever stands in it, since those in bounces may be cut off.
 
 Diagnostics: UnreadableMimeError, which holds the message where nobody catches it; OSError
 from the body goes to the caller.

@@ -41,7 +41,9 @@ def parts(draw: st.DrawFn, depth: int = 3) -> str:
             kind = draw(st.sampled_from(["mixed", "alternative", "related", "signed", "encrypted", "digest"]))
             boundary = f"b{depth}" * (4 - depth)
             inner = draw(st.lists(parts(depth - 1), max_size=3))
-            body = "".join(f"--{boundary}\n{part}\n" for part in inner) + f"--{boundary}--\n"
+            # In a digest a part without header is a message, and so begins with a header of its own.
+            header = "\n" if kind == "digest" else ""
+            body = "".join(f"--{boundary}\n{header}{part}\n" for part in inner) + f"--{boundary}--\n"
             return f"Content-Type: multipart/{kind}; boundary={boundary}\n\n{draw(contents)}{body}{draw(contents)}"
         case "message":
             return f"Content-Type: message/rfc822\n\n{draw(parts(depth - 1))}"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import email
-import email.message
-import email.policy
 import re
 import time
 import tracemalloc
