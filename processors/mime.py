@@ -12,6 +12,7 @@ from the body goes to the caller.
 
 from __future__ import annotations
 
+import email.message
 import email.parser
 import email.utils
 import re
@@ -261,13 +262,14 @@ def _read_fields(fields: bytes, inside: tuple[MimePart, ...], number: int, start
     if written is not None and _TYPE.match(str(written)) is None:
         # Some take it for text, others for what it nearly says.
         raise UnreadableMimeError("a Content-Type that is none")
-    parameters = _parameters(parsed.get_params([], header="content-type"))
+    parameters = _parameters(parsed, "content-type")[1:]
     part = MimePart(
         number=number,
         media_type=parsed.get_content_type(),
         parameters=parameters,
         disposition=str(parsed.get_content_disposition() or ""),
-        file_names=_file_names(_parameters(parsed.get_params([], header="content-disposition")), parameters),
+        # Also where no disposition stands before it.
+        file_names=_file_names(_parameters(parsed, "content-disposition"), parameters),
         encoding=str(parsed.get("content-transfer-encoding", "7bit")).strip().lower(),
         inside=inside,
         start=start,
@@ -277,8 +279,13 @@ def _read_fields(fields: bytes, inside: tuple[MimePart, ...], number: int, start
     return part
 
 
-def _parameters(written: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    return tuple((name.lower(), email.utils.collapse_rfc2231_value(value)) for name, value in written[1:])
+def _parameters(parsed: email.message.Message, field: str) -> tuple[tuple[str, str], ...]:
+    try:
+        written = parsed.get_params([], header=field)
+        return tuple((name.lower(), email.utils.collapse_rfc2231_value(value)) for name, value in written)
+    except (TypeError, ValueError) as error:
+        # The email package, of name*0 beside name*, of numbers of thousands of digits, of character sets with NUL.
+        raise UnreadableMimeError(f"a {field} whose parameters are not well formed") from error
 
 
 def _file_names(of_disposition: tuple[tuple[str, str], ...], of_type: tuple[tuple[str, str], ...]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from respool import InsertIntoBody, Message, MimePart, Processor, UnreadableMimeError, mime_parts
@@ -93,6 +93,25 @@ def walked(message: Message) -> list[MimePart] | str:
         return list(mime_parts(message))
     except UnreadableMimeError as error:
         return str(error)
+
+
+tokens = st.sampled_from(
+    [
+        "Content-Type", "Content-Disposition", "Content-Transfer-Encoding", ":", " ", ";", "=", "*", "0", "1", "'", "''", '"', "\\",
+        "\n", "\n ", "\r", "\0", "text/html", "multipart/mixed", "message/rfc822", "attachment", "filename", "name", "boundary", "b",
+        "%41", "utf-8", "idna", "=?utf-8?B?", "?=", "(", "<", "\u00fc", "\u2028", "--b", "--",
+    ]
+)  # fmt: skip
+
+
+@given(st.lists(tokens, max_size=30).map("".join), st.sampled_from(["Content-Type: ", "Content-Disposition: a;"]))
+@settings(max_examples=400)
+def test_any_field_gives_parts_or_the_one_error(field: str, begin: str) -> None:
+    body = f"--b\n{begin}{field}\n\nx\n--b--\n".encode()
+    found = walked(make_message([("Content-Type", "multipart/mixed; boundary=b")], body=body))
+    assert isinstance(found, str) or all(
+        part.start is None or body[part.start :].startswith(part.head) for part in found
+    )
 
 
 @given(parts(), st.booleans())

@@ -85,11 +85,26 @@ def test_a_header_that_no_empty_line_ends_has_no_content(body: str) -> None:
         ("Content-Type: multipart/mixed; boundary=b; boundary=c\n", "without a boundary"),
         ('Content-Type: multipart/mixed; boundary="b\n c"\n', "without a boundary"),
         ("Content-Type: text/plain; name=a; name=b\n", "two file names"),
+        ("Content-Disposition: attachment; filename*=a; filename*0=b\n", "not well formed"),
+        ("Content-Type: text/plain; name*=\0''a\n", "not well formed"),
+        ("Content-Type: text/plain; name*=idna''%ff\n", "not well formed"),
     ],
 )
 def test_a_header_that_can_be_read_in_two_ways(header: str, reason: str) -> None:
     with pytest.raises(UnreadableMimeError, match=reason):
         list(mime_parts(message("multipart/mixed; boundary=o", f"--o\n{header}\nx\n")))
+
+
+def test_a_number_that_python_does_not_read() -> None:
+    with pytest.raises(UnreadableMimeError, match="not well formed"):
+        list(mime_parts(message(f"text/plain; name*{'9' * 5000}=a", "x\n")))
+
+
+def test_a_file_name_without_a_disposition() -> None:
+    (part,) = mime_parts(
+        message("multipart/mixed; boundary=o", "--o\nContent-Disposition: filename=a.exe\n\nx\n--o--\n")
+    )
+    assert part.file_names == ("a.exe",)
 
 
 def test_levels_do_not_multiply() -> None:
