@@ -149,6 +149,7 @@ class ExternalSenderNote(Processor[Config]):
         if part.media_type == "text/html":
             lines = [b"<p><b>", *(line + b"<br>" for line in lines[:-1]), b"</b></p>"]
         if part.encoding == "base64":
+            # At the start, where a group of base64 begins. Text in it has CRLF (RFC 2045 6.8), or what it came with.
             of_text = b"\r\n" if b"\r\n" in content or b"\n" not in content else b"\n"
             return 0, in_base64(lines, of_text, line_end)
         note = b"".join(line + line_end for line in lines)
