@@ -35,6 +35,7 @@ __all__ = [
     "unique_form",
 ]
 
+_NUL, _CR = b"\0\r"
 _HEADER_NAME: Final = re.compile(rb"[!-9;-~]+")
 #: An LF that begins no continuation line, or one of white space alone.
 _NO_FOLD: Final = re.compile(rb"\n(?![ \t]++[^\n])")
@@ -125,7 +126,8 @@ class Header(Struct, frozen=True, gc=False):
         if _HEADER_NAME.fullmatch(name) is None:
             raise ValueError(f"not a header field name: {name!r}")
         value = value.strip(b" ")
-        if b"\0" in value or b"\r" in value or _NO_FOLD.search(value):
+        # By number: for a bytes object ``in`` raises and drops an exception first.
+        if _NUL in value or _CR in value or _NO_FOLD.search(value):
             raise ValueError(f"the value of {name.decode()} would break the header section")
         return cls(flag=flag_for(name), raw=name + b": " + value + b"\n")
 

@@ -16,6 +16,7 @@ from typing import Final
 from .authres_parse import MAX_LENGTH, comparable_id, skip_version
 from .structured_field import KEYWORD, TOKEN, Cursor, UnreadableError
 
+_COMMENT: Final = ord("(")
 #: What nearly all fields and results look like. What matches means the same to a Cursor, which reads the rest.
 _USUAL_ID: Final = re.compile(rb'[ \t\r\n]*(%b)[ \t\r\n]*;(?=(?:[^("]++|"[^"\\;]*+")*+\Z)' % TOKEN.pattern)
 _USUAL_RESULT: Final = re.compile(rb"(%b)=(%b)" % (KEYWORD.pattern, KEYWORD.pattern))
@@ -40,7 +41,7 @@ def results_of(value: bytes, authserv_id: bytes) -> list[bytes] | None:
     single spaces; ``none`` is no result. None also for text that does not parse: what
     can't be read is not ours.
     """
-    if b"\0" in value or len(value) > MAX_LENGTH:  # a header field that is written can't hold NUL
+    if 0 in value or len(value) > MAX_LENGTH:  # a header field that is written can't hold NUL
         return None
     if usual := _USUAL_ID.match(value):
         identity, parts = usual[1], value[usual.end() :].split(b";")
@@ -58,7 +59,7 @@ def results_of(value: bytes, authserv_id: bytes) -> list[bytes] | None:
 
 def _says_nothing(result: bytes) -> bool:
     """True for ``none``, for a comment, and for both (RFC 8601 2.2 no-result)."""
-    if b"(" not in result:
+    if _COMMENT not in result:
         return result.lower() == b"none"
     cursor = Cursor(result)
     try:

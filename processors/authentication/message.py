@@ -10,6 +10,7 @@ Diagnostics: raises nothing of its own; OSError of reading the body goes through
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -17,6 +18,16 @@ from ...spool.body import Body, BytesBody
 from ...spool.message import Message
 from .body_hash import BodyHash, BodyHashRequest, body_hashes
 from .canonicalization import Canonicalization, relaxed_value, simple_field
+
+
+#: Longer names than this are not kept between messages.
+_KEPT_NAME: Final = 64
+
+
+@lru_cache(maxsize=512)
+def _lower_name(written: bytes) -> bytes:
+    """A field's name for comparison; the same few hundred come by all day."""
+    return written.rstrip(b" \t").lower()
 
 
 class SentField:
@@ -31,7 +42,7 @@ class SentField:
     def __init__(self, raw: bytes) -> None:
         name, _, value = raw.partition(b":")
         self.raw = raw
-        self.name = name.rstrip(b" \t").lower()
+        self.name = _lower_name(name) if len(name) <= _KEPT_NAME else name.rstrip(b" \t").lower()
         self.value = value.removesuffix(b"\n")
         self._relaxed: bytes | None = None
 
@@ -73,10 +84,11 @@ class AuthenticatedMessage:
         self._named: dict[bytes, list[SentField]] = {}
         named = self._named
         for field in sent:
-            if field.name in named:
-                named[field.name].append(field)
+            name = field.name
+            if name in named:
+                named[name].append(field)
             else:
-                named[field.name] = [field]
+                named[name] = [field]
 
     @classmethod
     def from_message(cls, message: Message) -> AuthenticatedMessage:
@@ -97,8 +109,13 @@ class AuthenticatedMessage:
         """The same message with fields above all others, the first of them topmost."""
         added = [SentField(raw) for raw in fields]
         made = type(self).__new__(type(self))
-        made._take((*added, *self.sent), self.body)
+        made.sent = (*added, *self.sent)
+        made.body = self.body
+        made._body_requests = set()
         made._body_hashes = self._body_hashes
+        made._named = self._named.copy()
+        for field in reversed(added):
+            made._named[field.name] = [field, *made._named.get(field.name, ())]
         return made
 
     @classmethod
