@@ -40,6 +40,8 @@ FORBIDDEN_HEADERS: Final = frozenset(
 )
 
 _TOKEN: Final = re.compile(r'[^\x00-\x20\x7f-\uffff()<>@,;:\\"/\[\]?=]+')
+#: ``cv=`` by the state of the chain; whatever is neither of these is a failure.
+_VALIDATION: Final = {Result.NONE: "none", Result.PASS: "pass"}
 _LINE_LENGTH: Final = 72
 #: Results that are longer were not written by an honest verifier.
 _MAX_RESULTS_LENGTH: Final = 32 * 1024
@@ -111,11 +113,11 @@ def seal(
     results = _own_results(message, sealer.authserv_id)
     if results is None:
         return NotSealed(f"no Authentication-Results of {sealer.authserv_id}")
-    validation = verified.result.value if verified.result in {Result.NONE, Result.PASS} else Result.FAIL.value
+    validation = _VALIDATION.get(verified.result, "fail")
     if method_result(results, b"arc") is None:
         results.append(_arc_result(validation, client_address))
     covered = hashlib.sha256()
-    if validation != Result.FAIL.value:  # RFC 8617 5.1.2: the seal of a failed chain covers the new set alone
+    if validation != "fail":  # RFC 8617 5.1.2: the seal of a failed chain covers the new set alone
         covered.update(b"".join([field.relaxed for arc_set in verified.sets for field in arc_set.fields]))
     aar = _results_value(instance, sealer.authserv_id, results)
     if len(aar) > _MAX_RESULTS_LENGTH:

@@ -82,7 +82,7 @@ def _is_keyword(text: str) -> bool:
 
 def quote_value(value: str) -> str:
     """A value as RFC 8601 lets it stand: bare where it may, else in quotes."""
-    if len(value) <= _MAX_VALUE and (_TOKEN.fullmatch(value) or _ADDRESS.fullmatch(value)):
+    if len(value) <= _MAX_VALUE and (_ADDRESS if "@" in value else _TOKEN).fullmatch(value):
         return value
     return _quoted(value, _MAX_VALUE)
 

@@ -10,7 +10,6 @@ Diagnostics: raises nothing of its own; OSError of reading the body goes through
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from functools import lru_cache
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -18,16 +17,6 @@ from ...spool.body import Body, BytesBody
 from ...spool.message import Message
 from .body_hash import BodyHash, BodyHashRequest, body_hashes
 from .canonicalization import Canonicalization, relaxed_value, simple_field
-
-
-#: Longer names than this are not kept between messages.
-_KEPT_NAME: Final = 64
-
-
-@lru_cache(maxsize=512)
-def _lower_name(written: bytes) -> bytes:
-    """A field's name for comparison; the same few hundred come by all day."""
-    return written.rstrip(b" \t").lower()
 
 
 class SentField:
@@ -42,7 +31,7 @@ class SentField:
     def __init__(self, raw: bytes) -> None:
         name, _, value = raw.partition(b":")
         self.raw = raw
-        self.name = _lower_name(name) if len(name) <= _KEPT_NAME else name.rstrip(b" \t").lower()
+        self.name = name.rstrip(b" \t").lower()
         self.value = value.removesuffix(b"\n")
         self._relaxed: bytes | None = None
 
@@ -177,6 +166,9 @@ class AuthenticatedMessage:
         Names that have no field left stand for nothing, which is how oversigning works.
         """
         named = self._named
+        names = tuple(names)
+        if len(set(names)) == len(names):
+            return [named[name][-1] for name in names if name in named]
         left: dict[bytes, int] = {}
         selected: list[SentField] = []
         for name in names:
