@@ -154,7 +154,7 @@ class AuthenticatedMessage:
     def groups(self, names: Iterable[bytes]) -> list[list[SentField]]:
         """For each of these names that the message has, in their order, its fields top to bottom."""
         named = self._named
-        return [named[name] for name in names if name in named]
+        return [group for name in names if (group := named.get(name))]
 
     def values(self, name: bytes) -> list[bytes]:
         """The values of the fields of this lower-case name, top to bottom."""
