@@ -100,8 +100,6 @@ def _divide(cursor: Cursor) -> tuple[bytes, list[bytes]]:
 def method_result(results: list[bytes], method: bytes) -> bytes | None:
     """The keyword of the first result for method, in lower case."""
     for result in results:
-        if result.lower().find(method) < 0:
-            continue
         if usual := _USUAL_RESULT.match(result):
             name, word = usual[1], usual[2]
         else:
