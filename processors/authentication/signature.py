@@ -40,6 +40,7 @@ _CANONICALIZATIONS: Final = {
     for header in Canonicalization
     for body in Canonicalization
 }
+#: How many domains, selectors and lists of names are kept between messages, and how long a list may be for that.
 _KEPT: Final = 1024
 _KEPT_LENGTH: Final = 1024
 #: Algorithms that may pass. rsa-sha1 is historic (RFC 8301 section 3.1).
@@ -75,7 +76,7 @@ def parse_tag_list(text: bytes) -> TagList:
     pairs = [part.partition(b"=") for part in parts]
     if len(parts) > 1 and not parts[-1].strip(_FWS):
         pairs.pop()  # one final semicolon is allowed
-    # What strip() takes for white space by itself is these two more; it is faster when it is not told.
+    # By itself strip() removes these two as well; where there are none it need not be told what to remove.
     space = _FWS if _VT in text or _FF in text else None
     tags = {name.strip(space): value.strip(space) for name, equals, value in pairs if equals}
     if len(tags) < len(pairs) or not _USUAL_TAGS.issuperset(tags):
