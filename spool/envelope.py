@@ -11,7 +11,7 @@ written (LF or NUL in a single-line value, a bad name); reading is header_file.p
 from __future__ import annotations
 
 import re
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final, TypedDict, Unpack
 
 from msgspec import Struct
@@ -35,6 +35,7 @@ __all__ = [
     "unique_form",
 ]
 
+_NUL, _CR = b"\0\r"
 _HEADER_NAME: Final = re.compile(rb"[!-9;-~]+")
 #: An LF that begins no continuation line, or one of white space alone.
 _NO_FOLD: Final = re.compile(rb"\n(?![ \t]++[^\n])")
@@ -122,12 +123,12 @@ class Header(Struct, frozen=True, gc=False):
         value may be folded with LF + space or tab; anything else that would end the
         field (a bare LF, CR, NUL) is refused with ValueError: no header injection.
         """
-        if _HEADER_NAME.fullmatch(name) is None:
-            raise ValueError(f"not a header field name: {name!r}")
+        flag = _flag_of_new(name)
         value = value.strip(b" ")
-        if b"\0" in value or b"\r" in value or _NO_FOLD.search(value):
+        # By number: for a bytes object ``in`` raises and drops an exception first.
+        if _NUL in value or _CR in value or _NO_FOLD.search(value):
             raise ValueError(f"the value of {name.decode()} would break the header section")
-        return cls(flag=flag_for(name), raw=name + b": " + value + b"\n")
+        return cls(flag, b"%b: %b\n" % (name, value))
 
 
 _FLAGS: Final = {
@@ -139,6 +140,14 @@ _FLAGS: Final = {
 def flag_for(name: bytes) -> str:
     """The type letter Exim gives a field of this name in a message without Resent- fields (macros.h)."""
     return _FLAGS.get(name.lower(), " ")
+
+
+@lru_cache(maxsize=256)
+def _flag_of_new(name: bytes) -> str:
+    """As flag_for(), for a name that has to be one; the names of fields that are made are few."""
+    if _HEADER_NAME.fullmatch(name) is None:
+        raise ValueError(f"not a header field name: {name!r}")
+    return flag_for(name)
 
 
 class TreeNode(Struct, frozen=True, kw_only=True, gc=False):

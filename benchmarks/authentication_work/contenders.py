@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from respool.processors.authentication.arc_seal import NotSealed, Sealer, seal
+from respool.processors.authentication.arc_seal import ArcSetFields, Sealer, seal
 from respool.processors.authentication.authres import render_authentication_results
 from respool.processors.authentication.body_hash import SIGNING_REQUEST
 from respool.processors.authentication.evaluation import DmarcSettings, evaluate_message
@@ -123,7 +123,7 @@ def ours(key: RSAPrivateKey, now: int, *, sealing: bool) -> InProcess:
         if sealing:
             field = f"Authentication-Results: {value}\n".encode()
             made = seal(message.with_top(field), found.arc, sealer, now=now)
-            assert not isinstance(made, NotSealed)
+            assert isinstance(made, ArcSetFields)
             assert made.instance == case.sets + 1
 
     return InProcess("respool", work)

@@ -153,7 +153,7 @@ def _arc_set(instance: int, members: _Members) -> ArcSet:
     (aar, _), (ams, ams_tags), (seal, seal_tags) = [members.get(name, _NOTHING) for name in (AAR, AMS, SEAL)]
     tags = seal_tags.tags
     remote_ip = ""
-    if aar is not None and b"remote-ip" in aar.value and (address := _REMOTE_IP.search(aar.value)):
+    if aar is not None and aar.value.find(b"remote-ip") >= 0 and (address := _REMOTE_IP.search(aar.value)):
         remote_ip = address.group(1).decode("ascii")
     return ArcSet(
         instance=instance,

@@ -18,14 +18,14 @@ from msgspec import Struct
 
 from ...spool.envelope import Header
 from ..results import Result
-from .arc_chain import MAX_INSTANCE, arc_fields, read_chain
+from .arc_chain import AAR, AMS, MAX_INSTANCE, SEAL, arc_fields, read_chain
 from .arc_verify import ArcResult
 from .authserv import method_result, results_of
 from .body_hash import SIGNING_REQUEST
 from .canonicalization import relaxed_field
 from .keys import SigningKey
 from .message import AuthenticatedMessage
-from .signature_text import encode_base64, fold_tags
+from .signature_text import encode_base64, fold_tags, unfolded
 from .signing import DEFAULT_SIGNED_HEADERS, signed_fields
 
 AAR_NAME: Final = b"ARC-Authentication-Results"
@@ -40,6 +40,8 @@ FORBIDDEN_HEADERS: Final = frozenset(
 )
 
 _TOKEN: Final = re.compile(r'[^\x00-\x20\x7f-\uffff()<>@,;:\\"/\[\]?=]+')
+#: ``cv=`` by the state of the chain; whatever is neither of these is a failure.
+_VALIDATION: Final = {Result.NONE: "none", Result.PASS: "pass"}
 _LINE_LENGTH: Final = 72
 #: Results that are longer were not written by an honest verifier.
 _MAX_RESULTS_LENGTH: Final = 32 * 1024
@@ -111,18 +113,18 @@ def seal(
     results = _own_results(message, sealer.authserv_id)
     if results is None:
         return NotSealed(f"no Authentication-Results of {sealer.authserv_id}")
-    validation = verified.result.value if verified.result in {Result.NONE, Result.PASS} else Result.FAIL.value
+    validation = _VALIDATION.get(verified.result, "fail")
     if method_result(results, b"arc") is None:
         results.append(_arc_result(validation, client_address))
     covered = hashlib.sha256()
-    if validation != Result.FAIL.value:  # RFC 8617 5.1.2: the seal of a failed chain covers the new set alone
+    if validation != "fail":  # RFC 8617 5.1.2: the seal of a failed chain covers the new set alone
         covered.update(b"".join([field.relaxed for arc_set in verified.sets for field in arc_set.fields]))
     aar = _results_value(instance, sealer.authserv_id, results)
     if len(aar) > _MAX_RESULTS_LENGTH:
         return NotSealed(f"Authentication-Results of {len(aar)} bytes")
-    covered.update(relaxed_field(AAR_NAME.lower(), aar) + b"\r\n")
+    covered.update(relaxed_field(AAR, aar) + b"\r\n")
     ams = _sign_message(message, sealer, instance, int(now))
-    covered.update(relaxed_field(AMS_NAME.lower(), ams) + b"\r\n")
+    covered.update(b"%b:%b\r\n" % (AMS, unfolded(ams)))
     arc_seal = _sign_sets(covered, sealer, instance, validation, int(now))
     return ArcSetFields(
         instance=instance,
@@ -195,7 +197,7 @@ def _sign_message(message: AuthenticatedMessage, sealer: Sealer, instance: int, 
     if expiry is not None:
         tags.append((b"x", b"%d" % expiry))
     text = fold_tags(AMS_NAME, ((b"a", sealer.key.algorithm),), tags)
-    covered = b"".join([field.relaxed for field in fields]) + relaxed_field(AMS_NAME.lower(), text.value)
+    covered = b"%b%b:%b" % (b"".join([field.relaxed for field in fields]), AMS, unfolded(text.value))
     signature = sealer.key.sign(hashlib.sha256(covered).digest())
     return text.with_signature(signature, fold_base64=sealer.fold_base64)
 
@@ -211,5 +213,5 @@ def _sign_sets(covered: hashlib._Hash, sealer: Sealer, instance: int, validation
     if sealer.timestamps:
         tags.append((b"t", b"%d" % now))
     text = fold_tags(SEAL_NAME, ((b"a", sealer.key.algorithm),), tags)
-    covered.update(relaxed_field(SEAL_NAME.lower(), text.value))
+    covered.update(b"%b:%b" % (SEAL, unfolded(text.value)))
     return text.with_signature(sealer.key.sign(covered.digest()), fold_base64=sealer.fold_base64)

@@ -147,7 +147,7 @@ class ArcSignatures:
         if fault is not None:
             raise _ChainError(f"AMS {fault}")
         key = keys.find(signature.domain, signature.selector)
-        if isinstance(key, KeyFault):
+        if not isinstance(key, KeyRecord):
             raise _ChainError(_with_detail("pubkey dns lookup fail (AMS)", key), temporary=_is_temporary(key))
         fault = key_fault(key, signature)
         if fault is not None:
@@ -172,7 +172,7 @@ class ArcSignatures:
             if fault is not None:
                 raise _ChainError(f"seal {fault}")
             key = keys.find(seal.domain, seal.selector)
-            if isinstance(key, KeyFault):
+            if not isinstance(key, KeyRecord):
                 raise _ChainError(_with_detail("pubkey dns lookup fail (AS)", key), temporary=_is_temporary(key))
             fault = key_fault(key, seal)
             if fault is not None:

@@ -12,13 +12,14 @@ printable ASCII, which is a configuration's fault.
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterable
 from typing import Final
 
 from ..results import AuthResult, Result
 
 #: RFC 2045 5.1 token, what RFC 8601 2.2 calls a value when unquoted.
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]+")
+_TOKEN_CHARACTERS: Final = "!#$%&'*+.^_`{|}~-" + string.digits + string.ascii_letters
 #: ``[[local-part] "@"] domain-name`` without quotes (RFC 8601 2.2 pvalue).
 _ADDRESS: Final = re.compile(r"[!#$%&'*+/=?^_`{|}~0-9A-Za-z.-]*@[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*")
 _KEYWORD: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
@@ -39,7 +40,7 @@ def render_authentication_results(authserv_id: str, results: Iterable[AuthResult
         raise ValueError(f"not an authserv-id: {authserv_id!r}")
     blocks = [block for result in results if (block := render_result(result))]
     # RFC 8601 2.2: a token or a quoted string; unlike the value of a property it can't be a bare address.
-    identity = authserv_id if _TOKEN.fullmatch(authserv_id) else _quoted(authserv_id, _MAX_VALUE)
+    identity = _quoted(authserv_id, _MAX_VALUE) if authserv_id.strip(_TOKEN_CHARACTERS) else authserv_id
     if not blocks:
         return f"{identity}; none"
     return identity + "".join(f";\n\t{block}" for block in blocks)
@@ -82,7 +83,9 @@ def _is_keyword(text: str) -> bool:
 
 def quote_value(value: str) -> str:
     """A value as RFC 8601 lets it stand: bare where it may, else in quotes."""
-    if len(value) <= _MAX_VALUE and (_TOKEN.fullmatch(value) or _ADDRESS.fullmatch(value)):
+    if value and not value.strip(_TOKEN_CHARACTERS) and len(value) <= _MAX_VALUE:
+        return value  # stripped of the characters of tokens, a token is empty
+    if "@" in value and len(value) <= _MAX_VALUE and _ADDRESS.fullmatch(value):
         return value
     return _quoted(value, _MAX_VALUE)
 

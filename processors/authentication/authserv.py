@@ -16,8 +16,11 @@ from typing import Final
 from .authres_parse import MAX_LENGTH, comparable_id, skip_version
 from .structured_field import KEYWORD, TOKEN, Cursor, UnreadableError
 
+_COMMENT, _QUOTE = b'("'
 #: What nearly all fields and results look like. What matches means the same to a Cursor, which reads the rest.
-_USUAL_ID: Final = re.compile(rb'[ \t\r\n]*(%b)[ \t\r\n]*;(?=(?>(?:[^("]++|"[^"\\;]*+")*)\Z)' % TOKEN.pattern)
+_USUAL_ID: Final = re.compile(rb"[ \t\r\n]*(%b)[ \t\r\n]*;" % TOKEN.pattern)
+#: No comment, and no semicolon or backslash in quotes: then each semicolon ends a result.
+_USUAL_QUOTES: Final = re.compile(rb'(?>(?:[^("]++|"[^"\\;]*+")*)')
 _USUAL_RESULT: Final = re.compile(rb"(%b)=(%b)" % (KEYWORD.pattern, KEYWORD.pattern))
 _USUAL_INSTANCE: Final = re.compile(rb"[ \t\r\n]*i[ \t]*=[ \t]*([0-9]{1,9})[ \t]*;")
 
@@ -40,9 +43,9 @@ def results_of(value: bytes, authserv_id: bytes) -> list[bytes] | None:
     single spaces; ``none`` is no result. None also for text that does not parse: what
     can't be read is not ours.
     """
-    if b"\0" in value or len(value) > MAX_LENGTH:  # a header field that is written can't hold NUL
+    if 0 in value or len(value) > MAX_LENGTH:  # a header field that is written can't hold NUL
         return None
-    if usual := _USUAL_ID.match(value):
+    if (usual := _USUAL_ID.match(value)) and _is_usual(value, usual.end()):
         identity, parts = usual[1], value[usual.end() :].split(b";")
     else:
         try:
@@ -56,9 +59,16 @@ def results_of(value: bytes, authserv_id: bytes) -> list[bytes] | None:
     return [result for result in reduced if result and not _says_nothing(result)]
 
 
+def _is_usual(value: bytes, start: int) -> bool:
+    """True if each semicolon from start on ends a result."""
+    if _QUOTE not in value:
+        return _COMMENT not in value
+    return _USUAL_QUOTES.fullmatch(value, start) is not None
+
+
 def _says_nothing(result: bytes) -> bool:
     """True for ``none``, for a comment, and for both (RFC 8601 2.2 no-result)."""
-    if b"(" not in result:
+    if _COMMENT not in result:
         return result.lower() == b"none"
     cursor = Cursor(result)
     try:

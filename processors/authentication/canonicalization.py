@@ -17,6 +17,8 @@ from typing import Final
 Sink = Callable[[bytes], object]
 
 _WSP_RUN: Final = re.compile(rb"[ \t]+")
+# Octets are looked for by number: for a bytes object ``in`` raises and drops an exception first.
+_CR, _VT, _FF, _SP = b"\r\v\f "
 #: Held-back line ends are given out in pieces of this many, so that a body of nothing but
 #: empty lines followed by one letter costs no memory.
 _LINE_ENDS_AT_ONCE: Final = 32 * 1024
@@ -35,7 +37,7 @@ class Canonicalization(Enum):
 
 def relaxed_value(value: bytes) -> bytes:
     """The value of a field, unfolded, white space reduced to single spaces, ends stripped (RFC 6376 3.4.2)."""
-    if b"\r" in value or b"\v" in value or b"\f" in value:
+    if _CR in value or _VT in value or _FF in value:
         # bytes.split() takes these for white space too; to RFC 6376 they are content.
         return _WSP_RUN.sub(b" ", value.replace(b"\n", b"")).strip(b" ")
     return b" ".join(value.split())
@@ -117,7 +119,7 @@ class BodyCanonicalizer:
 def _reduce_white_space(data: bytes, line_end: bytes) -> bytes:
     """Runs of white space as one space each, none before a line end."""
     data = data.replace(b"\t", b" ")
-    if b" " not in data:
+    if _SP not in data:
         return data
     before = -1
     while before != len(data):  # each round halves the runs

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Final
 
 from ..results import AuthResult, Property, Result
-from .keys import KeyFault, KeyLookup, KeyRecord, KeyType
+from .keys import KeyLookup, KeyRecord, KeyType
 from .message import AuthenticatedMessage, SentField
 from .signature import ALGORITHMS, MessageSignature, SignatureSyntaxError, parse_dkim_signature
 from .signature_check import key_fault, signature_digest, time_fault
@@ -73,7 +73,7 @@ class DkimSignatures:
         if fault is not None:
             return _result(signature, Result.PERMERROR, fault)
         key = keys.find(signature.domain, signature.selector)
-        if isinstance(key, KeyFault):
+        if not isinstance(key, KeyRecord):
             return _result(signature, key.result, key.reason)
         fault = key_fault(key, signature)
         if fault is None and key.strict and signature.identity.rpartition("@")[2] not in {"", signature.domain}:

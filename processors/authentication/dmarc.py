@@ -33,8 +33,11 @@ STATUS_TEXTS: Final = {
     "temperror": "Internal Policy Error",
     "off": "",
 }
+PolicyWord = Literal["none", "quarantine", "reject"]
 Status = Literal["accept", "reject", "quarantine", "none", "norecord", "nofrom", "temperror", "off"]
 
+#: Results that make alignment worth asking for.
+_COUNTED: Final = frozenset({Result.PASS, Result.TEMPERROR})
 #: Signatures beyond this are not compared; each may cost a walk.
 MAX_IDENTIFIERS: Final = 16
 
@@ -187,7 +190,7 @@ def _align(
     spf = dkim = False
     trouble = ""
     for identifier in identifiers[:MAX_IDENTIFIERS]:
-        if identifier.result not in {Result.PASS, Result.TEMPERROR}:
+        if identifier.result not in _COUNTED:
             continue
         if identifier.result is Result.PASS and (spf if identifier.method == "spf" else dkim):
             continue
@@ -235,8 +238,9 @@ def _outcome(
     alignment: Alignment | None = None,
 ) -> DmarcResult:
     properties = [Property("header", "from", author_domain)]
-    if policy is not None:
-        properties.append(Property("policy", "dmarc", policy.value))
+    asked_for: PolicyWord | None = None if policy is None else policy.value
+    if asked_for is not None:
+        properties.append(Property("policy", "dmarc", asked_for))
     record = discovery.record if discovery is not None else None
     return DmarcResult(
         method="dmarc",
@@ -245,8 +249,8 @@ def _outcome(
         properties=tuple(properties),
         status=_STATUS[status],
         status_text=STATUS_TEXTS[status],
-        policy=policy.value if policy is not None else "",
-        disposition=policy.value if policy is not None and result is Result.FAIL else "none",
+        policy=asked_for or "",
+        disposition=asked_for or "none" if result is Result.FAIL else "none",
         domain_policy=(record.policy or Policy.NONE).value if record is not None else "",
         author_domain=author_domain,
         domain=discovery.domain if discovery is not None else "",

@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import stat
+from collections.abc import Callable
 from enum import Enum
 from functools import lru_cache
 from typing import Final
@@ -45,6 +46,8 @@ _MAX_KEY_FILE_BYTES: Final = 65536
 _PADDING: Final = PKCS1v15()
 _PREHASHED: Final = Prehashed(SHA256())
 _LABEL_VALUE: Final = re.compile(rb"[A-Za-z0-9*-]+")
+#: ``s=`` of keys that are for mail (RFC 6376 3.6.1).
+_SERVICES: Final = frozenset({b"*", b"email"})
 
 
 class KeyType(Enum):
@@ -65,28 +68,26 @@ class KeyFault(Struct, frozen=True):
 class KeyRecord(Struct, frozen=True):
     """A usable key record.
 
-    algorithm is the ``a=`` of the signatures it verifies. hashes is None where the record
-    does not limit them; bits is the size of an RSA modulus, 256 for Ed25519. testing and
-    strict are the flags ``y`` and ``s`` of ``t=``; what the first one means is decided by
-    who uses the result (see identifiers() in evaluation.py).
+    algorithm is the ``a=`` of the signatures it verifies. bits is the size of an RSA
+    modulus, 256 for Ed25519. fault says why no signature may be verified with it (RFC 6376
+    6.1.2 steps 6-9, RFC 8301 3.2), None where one may. testing and strict are the flags
+    ``y`` and ``s`` of ``t=``; what the first one means is decided by who uses the result
+    (see identifiers() in evaluation.py). check raises InvalidSignature or ValueError
+    unless a signature fits a digest.
     """
 
     key_type: KeyType
     algorithm: bytes
-    public_key: RSAPublicKey | Ed25519PublicKey
     bits: int
-    hashes: frozenset[bytes] | None
-    services: frozenset[bytes]
+    fault: str | None
     testing: bool
     strict: bool
+    check: Callable[[bytes, bytes], None]
 
     def verify(self, signature: bytes, digest: bytes) -> bool:
         """True if signature is this key's over the data whose SHA-256 is digest."""
         try:
-            if isinstance(self.public_key, Ed25519PublicKey):
-                self.public_key.verify(signature, digest)  # RFC 8463 section 3: PureEdDSA over the hash
-            else:
-                self.public_key.verify(signature, digest, _PADDING, _PREHASHED)
+            self.check(signature, digest)
         except (InvalidSignature, ValueError):
             return False
         return True
@@ -123,13 +124,30 @@ def parse_key_record(record: bytes) -> KeyRecord | KeyFault:
     return KeyRecord(
         key_type=key_type,
         algorithm=key_type.value + b"-sha256",
-        public_key=public_key,
         bits=bits,
-        hashes=_colon_list(tags[b"h"]) if b"h" in tags else None,
-        services=_colon_list(tags.get(b"s", b"*")),
+        fault=_fault(key_type, bits, tags),
         testing=b"y" in flags,
         strict=b"s" in flags,
+        check=_check(public_key),
     )
+
+
+def _fault(key_type: KeyType, bits: int, tags: dict[bytes, bytes]) -> str | None:
+    """See KeyRecord."""
+    if b"h" in tags and b"sha256" not in _colon_list(tags[b"h"]):
+        return "inappropriate hash algorithm"
+    if key_type is KeyType.RSA and bits < MIN_RSA_BITS:
+        return f"RSA key of {bits} bits is too short"
+    if _SERVICES.isdisjoint(_colon_list(tags.get(b"s", b"*"))):
+        return "key is not for email"
+    return None
+
+
+def _check(public_key: RSAPublicKey | Ed25519PublicKey) -> Callable[[bytes, bytes], None]:
+    """See KeyRecord. Which kind it is, an abstract class has to be asked: once for a key."""
+    if isinstance(public_key, RSAPublicKey):
+        return lambda signature, digest: public_key.verify(signature, digest, _PADDING, _PREHASHED)
+    return public_key.verify  # RFC 8463 section 3: PureEdDSA over the hash
 
 
 def _load_public_key(key_type: KeyType, data: bytes) -> tuple[RSAPublicKey | Ed25519PublicKey, int]:
@@ -208,14 +226,18 @@ class SigningKey:
 
     def __init__(self, private_key: RSAPrivateKey | Ed25519PrivateKey) -> None:
         self._private_key = private_key
-        self.key_type = KeyType.RSA if isinstance(private_key, RSAPrivateKey) else KeyType.ED25519
+        self._sign: Callable[[bytes], bytes]
+        if isinstance(private_key, RSAPrivateKey):
+            self.key_type = KeyType.RSA
+            self._sign = lambda digest: private_key.sign(digest, _PADDING, _PREHASHED)
+        else:
+            self.key_type = KeyType.ED25519
+            self._sign = private_key.sign
         self.algorithm = self.key_type.value + b"-sha256"
 
     def sign(self, digest: bytes) -> bytes:
         """The signature over the data whose SHA-256 is digest."""
-        if isinstance(self._private_key, RSAPrivateKey):
-            return self._private_key.sign(digest, _PADDING, _PREHASHED)
-        return self._private_key.sign(digest)
+        return self._sign(digest)
 
     @property
     def public_record(self) -> bytes:

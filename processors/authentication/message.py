@@ -73,10 +73,11 @@ class AuthenticatedMessage:
         self._named: dict[bytes, list[SentField]] = {}
         named = self._named
         for field in sent:
-            if field.name in named:
-                named[field.name].append(field)
+            name = field.name
+            if name in named:
+                named[name].append(field)
             else:
-                named[field.name] = [field]
+                named[name] = [field]
 
     @classmethod
     def from_message(cls, message: Message) -> AuthenticatedMessage:
@@ -97,8 +98,13 @@ class AuthenticatedMessage:
         """The same message with fields above all others, the first of them topmost."""
         added = [SentField(raw) for raw in fields]
         made = type(self).__new__(type(self))
-        made._take((*added, *self.sent), self.body)
+        made.sent = (*added, *self.sent)
+        made.body = self.body
+        made._body_requests = set()
         made._body_hashes = self._body_hashes
+        made._named = self._named.copy()
+        for field in reversed(added):
+            made._named[field.name] = [field, *made._named.get(field.name, ())]
         return made
 
     @classmethod
@@ -148,7 +154,7 @@ class AuthenticatedMessage:
     def groups(self, names: Iterable[bytes]) -> list[list[SentField]]:
         """For each of these names that the message has, in their order, its fields top to bottom."""
         named = self._named
-        return [named[name] for name in names if name in named]
+        return [group for name in names if (group := named.get(name))]
 
     def values(self, name: bytes) -> list[bytes]:
         """The values of the fields of this lower-case name, top to bottom."""
@@ -160,6 +166,9 @@ class AuthenticatedMessage:
         Names that have no field left stand for nothing, which is how oversigning works.
         """
         named = self._named
+        names = tuple(names)
+        if len(set(names)) == len(names):
+            return [named[name][-1] for name in names if name in named]
         left: dict[bytes, int] = {}
         selected: list[SentField] = []
         for name in names:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import binascii
 import re
-from typing import Final, TypedDict
+from functools import lru_cache
+from typing import Final
 
 from msgspec import Struct
 
@@ -21,7 +22,8 @@ from .canonicalization import Canonicalization
 _TAG_NAME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9_]*")
 _USUAL_TAGS: Final = frozenset(b"a b bh c cv d h i k l p q s t v x".split())
 _FWS: Final = b" \t\r\n"
-_NUMBER: Final = re.compile(rb"[0-9]{1,12}")
+_VT, _FF = b"\v\f"
+_TIME_DIGITS: Final = 12
 _INSTANCE: Final = re.compile(rb"[0-9]{1,9}")
 _LENGTH: Final = re.compile(rb"[0-9]{1,76}")  # RFC 6376 3.5, l=
 # Underscores stand in names of real senders; bytes above ASCII are U-labels (RFC 8616).
@@ -30,9 +32,25 @@ _DOMAIN: Final = re.compile(_LABEL + rb"(?:\." + _LABEL + rb")+")
 _SELECTOR: Final = re.compile(_LABEL + rb"(?:\." + _LABEL + rb")*")
 _DOMAIN_BYTES: Final = 253
 
-_CANONICALIZATIONS: Final = {algorithm.value: algorithm for algorithm in Canonicalization}
+#: RFC 6376 3.5, c=: one name alone is for the header, the body then simple.
+_CANONICALIZATIONS: Final = {
+    algorithm.value: (algorithm, BodyHashRequest(Canonicalization.SIMPLE)) for algorithm in Canonicalization
+} | {
+    header.value + b"/" + body.value: (header, BodyHashRequest(body))
+    for header in Canonicalization
+    for body in Canonicalization
+}
+#: How many domains, selectors and lists of names are kept between messages, and how long a list may be for that.
+_KEPT: Final = 1024
+_KEPT_LENGTH: Final = 1024
 #: Algorithms that may pass. rsa-sha1 is historic (RFC 8301 section 3.1).
 ALGORITHMS: Final = frozenset({b"rsa-sha256", b"ed25519-sha256"})
+
+
+# The tags that are required: RFC 6376 3.5, RFC 8617 4.1.2 and 4.1.3.
+_SEAL_TAGS: Final = frozenset({b"a", b"b", b"d", b"s"})
+_AMS_TAGS: Final = _SEAL_TAGS | {b"bh", b"h"}
+_DKIM_TAGS: Final = _AMS_TAGS | {b"v"}
 
 
 class SignatureSyntaxError(ValueError):
@@ -58,7 +76,9 @@ def parse_tag_list(text: bytes) -> TagList:
     pairs = [part.partition(b"=") for part in parts]
     if len(parts) > 1 and not parts[-1].strip(_FWS):
         pairs.pop()  # one final semicolon is allowed
-    tags = {name.strip(_FWS): value.strip(_FWS) for name, equals, value in pairs if equals}
+    # By itself strip() removes these two as well; where there are none it need not be told what to remove.
+    space = _FWS if _VT in text or _FF in text else None
+    tags = {name.strip(space): value.strip(space) for name, equals, value in pairs if equals}
     if len(tags) < len(pairs) or not _USUAL_TAGS.issuperset(tags):
         _check_names(pairs)
     if b"b" in tags:
@@ -87,7 +107,7 @@ class Signature(Struct, frozen=True, kw_only=True):
     """What the three signature fields have in common.
 
     unsigned_value is the field's value with that of ``b=`` deleted, which is what is
-    hashed (RFC 6376 3.7). Times are Unix seconds.
+    hashed (RFC 6376 3.7). Times are Unix seconds; a seal has no expiry.
     """
 
     algorithm: bytes
@@ -97,6 +117,7 @@ class Signature(Struct, frozen=True, kw_only=True):
     signed_at: int | None
     unsigned_value: bytes
     b_prefix: str  # the first 8 characters of b= (RFC 6008 section 4)
+    expires_at: int | None = None
 
 
 class MessageSignature(Signature, frozen=True, kw_only=True):
@@ -111,7 +132,6 @@ class MessageSignature(Signature, frozen=True, kw_only=True):
     header_names: tuple[bytes, ...]
     body_request: BodyHashRequest
     body_hash: bytes
-    expires_at: int | None
     identity: str = ""
     has_c_tag: bool = True
 
@@ -120,7 +140,8 @@ def parse_dkim_signature(value: bytes) -> MessageSignature:
     """Read the value of a DKIM-Signature field (RFC 6376 3.5, 6.1.1)."""
     parsed = parse_tag_list(value)
     tags = parsed.tags
-    _require(tags, (b"v", b"a", b"b", b"bh", b"d", b"h", b"s"))
+    if not tags.keys() >= _DKIM_TAGS:
+        raise SignatureSyntaxError("required tag missing")
     if tags[b"v"] != b"1":
         raise SignatureSyntaxError("not version 1")
     if b"q" in tags and b"dns/txt" not in {_unfold(method).lower() for method in tags[b"q"].split(b":")}:
@@ -130,16 +151,28 @@ def parse_dkim_signature(value: bytes) -> MessageSignature:
 
 def parse_arc_message_signature(parsed: TagList) -> MessageSignature:
     """Read the tags of an ARC-Message-Signature field (RFC 8617 4.1.2); ``v=`` and ``i=`` are not looked at."""
-    _require(parsed.tags, (b"a", b"b", b"bh", b"d", b"h", b"s"))
+    if not parsed.tags.keys() >= _AMS_TAGS:
+        raise SignatureSyntaxError("required tag missing")
     return _message_signature(parsed, identity="")
 
 
 def parse_arc_seal(parsed: TagList) -> Signature:
     """Read the tags of an ARC-Seal field (RFC 8617 4.1.3); the instance and ``cv=`` are the chain's to judge."""
-    _require(parsed.tags, (b"a", b"b", b"d", b"s"))
-    if b"h" in parsed.tags:
+    tags = parsed.tags
+    if not tags.keys() >= _SEAL_TAGS:
+        raise SignatureSyntaxError("required tag missing")
+    if b"h" in tags:
         raise SignatureSyntaxError("h tag in a seal")  # RFC 8617 4.1.3: MUST fail
-    return Signature(**_common(parsed))
+    domain, selector, signature = _domain(tags[b"d"]), _selector(tags[b"s"]), _unfold(tags[b"b"])
+    return Signature(
+        algorithm=tags[b"a"][:64],
+        domain=domain,
+        selector=selector,
+        signature=_decode_base64(signature, "b"),
+        signed_at=_time(tags[b"t"], "t") if b"t" in tags else None,
+        unsigned_value=parsed.unsigned,
+        b_prefix=signature[:8].decode("ascii"),
+    )
 
 
 def parse_instance(tags: dict[bytes, bytes]) -> int:
@@ -160,79 +193,68 @@ def is_selector(name: bytes) -> bool:
     return len(name) <= _DOMAIN_BYTES and _SELECTOR.fullmatch(name) is not None
 
 
-class _Common(TypedDict):
-    """The fields of a Signature."""
-
-    algorithm: bytes
-    domain: str
-    selector: str
-    signature: bytes
-    signed_at: int | None
-    unsigned_value: bytes
-    b_prefix: str
-
-
-def _common(parsed: TagList) -> _Common:
-    tags = parsed.tags
-    domain, selector, signature = tags[b"d"], tags[b"s"], _unfold(tags[b"b"])
-    if not is_domain(domain):
+@lru_cache(maxsize=_KEPT)
+def _domain(name: bytes) -> str:
+    """``d=`` as text in lower case."""
+    if not is_domain(name):
         raise SignatureSyntaxError("d= is not a domain name")
-    if not is_selector(selector):
+    return _text(name, "d").lower()
+
+
+@lru_cache(maxsize=_KEPT)
+def _selector(name: bytes) -> str:
+    """``s=`` as text."""
+    if not is_selector(name):
         raise SignatureSyntaxError("s= is not a selector")
-    return {
-        "algorithm": tags[b"a"][:64],
-        "domain": _text(domain, "d").lower(),
-        "selector": _text(selector, "s"),
-        "signature": _decode_base64(signature, "b"),
-        "signed_at": _time(tags[b"t"], "t") if b"t" in tags else None,
-        "unsigned_value": parsed.unsigned,
-        "b_prefix": signature[:8].decode("ascii"),
-    }
+    return _text(name, "s")
 
 
 def _message_signature(parsed: TagList, *, identity: str) -> MessageSignature:
     tags = parsed.tags
-    common = _common(parsed)
-    signed_at, expires_at = common["signed_at"], _time(tags[b"x"], "x") if b"x" in tags else None
+    domain, selector, signature = _domain(tags[b"d"]), _selector(tags[b"s"]), _unfold(tags[b"b"])
+    decoded = _decode_base64(signature, "b")
+    signed_at = _time(tags[b"t"], "t") if b"t" in tags else None
+    expires_at = _time(tags[b"x"], "x") if b"x" in tags else None
     if signed_at is not None and expires_at is not None and expires_at <= signed_at:
         raise SignatureSyntaxError("x= is not after t=")  # RFC 6376 3.5, x=
-    header_canonicalization, body_canonicalization = _canonicalizations(tags.get(b"c"))
-    length = None
+    canonicalizations = _CANONICALIZATIONS.get(tags.get(b"c", b"simple"))
+    if canonicalizations is None:
+        raise SignatureSyntaxError("unknown canonicalization in c=")
+    header_canonicalization, body_request = canonicalizations
     if b"l" in tags:
         if _LENGTH.fullmatch(tags[b"l"]) is None:
             raise SignatureSyntaxError("l= is not a number")
-        length = int(tags[b"l"])
+        body_request = BodyHashRequest(body_request.canonicalization, int(tags[b"l"]))
+    names = tags[b"h"]
     return MessageSignature(
-        **common,
-        header_canonicalization=header_canonicalization,
-        header_names=tuple([name.strip(_FWS) for name in tags[b"h"].lower().split(b":")]),
-        body_request=BodyHashRequest(body_canonicalization, length),
-        body_hash=_decode_base64(_unfold(tags[b"bh"]), "bh"),
+        algorithm=tags[b"a"][:64],
+        domain=domain,
+        selector=selector,
+        signature=decoded,
+        signed_at=signed_at,
         expires_at=expires_at,
+        unsigned_value=parsed.unsigned,
+        b_prefix=signature[:8].decode("ascii"),
+        header_canonicalization=header_canonicalization,
+        header_names=_kept_header_names(names) if len(names) <= _KEPT_LENGTH else _header_names(names),
+        body_request=body_request,
+        body_hash=_decode_base64(_unfold(tags[b"bh"]), "bh"),
         identity=identity,
         has_c_tag=b"c" in tags,
     )
 
 
-def _require(tags: dict[bytes, bytes], names: tuple[bytes, ...]) -> None:
-    for name in names:
-        if name not in tags:
-            raise SignatureSyntaxError("required tag missing")
+def _header_names(text: bytes) -> tuple[bytes, ...]:
+    """See MessageSignature."""
+    return tuple([name.strip(_FWS) for name in text.lower().split(b":")])
 
 
-def _canonicalizations(text: bytes | None) -> tuple[Canonicalization, Canonicalization]:
-    """RFC 6376 3.5, c=: default simple/simple; one name alone is for the header, the body then simple."""
-    if text is None:
-        return Canonicalization.SIMPLE, Canonicalization.SIMPLE
-    header, _, body = text.partition(b"/")
-    try:
-        return _CANONICALIZATIONS[header], _CANONICALIZATIONS[body if b"/" in text else b"simple"]
-    except KeyError:
-        raise SignatureSyntaxError("unknown canonicalization in c=") from None
+#: A sender's messages have the same ``h=`` for as long as the same program signs them.
+_kept_header_names: Final = lru_cache(maxsize=_KEPT)(_header_names)
 
 
 def _time(text: bytes, name: str) -> int:
-    if _NUMBER.fullmatch(text) is None:
+    if not text.isdigit() or len(text) > _TIME_DIGITS:
         raise SignatureSyntaxError(f"{name}= is not a time")
     return int(text)
 

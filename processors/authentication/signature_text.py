@@ -29,6 +29,11 @@ def encode_base64(data: bytes) -> bytes:
     return binascii.b2a_base64(data, newline=False)
 
 
+def unfolded(text: bytes) -> bytes:
+    """The relaxed form (RFC 6376 3.4.2) of text that was laid out here: beside single spaces it has folds alone."""
+    return text.replace(_FOLD, b" ")
+
+
 class UnsignedText(Struct, frozen=True):
     """A folded tag list, cut where the value of its ``b=`` goes."""
 
@@ -53,6 +58,7 @@ class UnsignedText(Struct, frozen=True):
 def fold_tags(name: bytes, before: Tags, after: Tags) -> UnsignedText:
     """Lay out the value of a field called name: the tags before ``b=``, itself on a line of its own, those after.
 
+    No value may hold white space.
     Lines stay below 78 columns where that is possible. Between tags stands ``; `` or
     ``;`` and a fold; a long ``h=`` is folded after its colons.
     """

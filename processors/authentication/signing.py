@@ -49,8 +49,10 @@ def signed_fields(message: AuthenticatedMessage, headers: tuple[str, ...]) -> li
 
     What select() finds for their names.
     """
-    groups = message.groups(header_names(headers))
-    return [field for group in groups for field in group[: -1 - _MAX_INSTANCES : -1]]
+    fields: list[SentField] = []
+    for group in message.groups(header_names(headers)):
+        fields += group if len(group) == 1 else group[: -1 - _MAX_INSTANCES : -1]
+    return fields
 
 
 def signed_names(

@@ -11,17 +11,21 @@ permerror; reason says why in words.
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import Final, Literal, TypeVar
 
 from ...lookups.dns import Answer, DnsTemporaryError, Resolver
 from ..results import AuthResult, Property, Result
 from .domain_names import a_label_domain, is_at_or_below
 from .spf_macros import SpfSyntaxError, expand_domain, expand_explanation, parse_macro_string
-from .spf_record import Kind, Mechanism, SpfRecord, SpfRecordError, is_spf_record, masked, parse_record
+from .spf_record import Kind, Mechanism, SpfRecord, is_spf_record, masked, parse_record
 
 MAX_DNS_TERMS: Final = 10
 MAX_VOID_LOOKUPS: Final = 2
 MAX_NAMES: Final = 10
+
+# What most records consist of, as names: to ask an Enum for a member is a call of a function.
+_ALL, _IP4, _IP6 = Kind.ALL, Kind.IP4, Kind.IP6
 
 _R = TypeVar("_R")
 
@@ -125,15 +129,11 @@ def _evaluate(
 ) -> SpfResult:
     domain = a_label_domain(raw_domain)
     shown = raw_domain.decode("utf-8", "replace")[:255] if domain is None else domain
-    try:
-        address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(client_ip)
-    except ValueError:
+    address = _client_address(client_ip)
+    if address is None:
         return spf_result(Result.NONE, domain=shown, scope=scope, reason="no client address")
     if domain is None or "." not in domain:
         return spf_result(Result.NONE, domain=shown, scope=scope, reason="not a domain name")  # RFC 7208 4.3
-    if isinstance(address, ipaddress.IPv6Address):
-        # RFC 7208 5: an IPv4-mapped address is IPv4; a zone (%eth0) means nothing to DNS.
-        address = address.ipv4_mapped or ipaddress.IPv6Address(int(address))
     evaluation = _Evaluation(
         address, domain, local=local, helo=helo, resolver=resolver, deadline=deadline, now=now, receiver=receiver
     )
@@ -153,6 +153,19 @@ def _evaluate(
         mechanism=evaluation.matched,
         explanation=evaluation.explanation() if result is Result.FAIL else "",
     )
+
+
+@lru_cache(maxsize=1024)
+def _client_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address as SPF sees it, None for text that is none; most hosts send more than one message."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    # RFC 7208 5: an IPv4-mapped address is IPv4; a zone (%eth0) means nothing to DNS.
+    return address.ipv4_mapped or ipaddress.IPv6Address(int(address))
 
 
 class _PermanentError(Exception):
@@ -205,7 +218,7 @@ class _Evaluation:
         if len(texts) > 1:
             raise _PermanentError(f"{domain} has {len(texts)} SPF records")
         record = parse_record(texts[0])
-        if isinstance(record, SpfRecordError):
+        if not isinstance(record, SpfRecord):
             raise _PermanentError(f"SPF record of {domain}: {record}")
         return record
 
@@ -231,11 +244,11 @@ class _Evaluation:
 
     def _matches(self, mechanism: Mechanism, domain: str) -> bool:
         kind = mechanism.kind
-        if kind is Kind.ALL:
+        if kind is _ALL:
             return True
-        if kind is Kind.IP4:
+        if kind is _IP4:
             return self._bits == 32 and masked(self._number, mechanism.prefix4, 32) == mechanism.network
-        if kind is Kind.IP6:
+        if kind is _IP6:
             return self._bits == 128 and masked(self._number, mechanism.prefix6, 128) == mechanism.network
         self._count_term()
         target = domain if mechanism.domain is None else expand_domain(mechanism.domain, self).lower()

@@ -172,7 +172,8 @@ def _tag_list(data: bytes) -> None:
 def key_record(data: bytes) -> None:
     found = parse_key_record(data)
     assert isinstance(found, KeyRecord | KeyFault)
-    if isinstance(found, KeyRecord):
+    # Where s= is another word than these, or several, dkimpy says nothing of the key.
+    if isinstance(found, KeyRecord) and parse_tag_list(data).tags.get(b"s", b"*") in {b"*", b"email"}:
         assert dkimpy.evaluate_pk("name", data)[1:3] == (found.bits, found.key_type.value)
 
 
