@@ -299,13 +299,19 @@ def storm(running: Running) -> Generator[None]:
         thread.join()
 
 
+def has_raged(running: Running) -> bool:
+    """Whether there was enough of everything that the storm is about."""
+    events = running.events()
+    return events["sidecar.reloaded"] >= 3 and events["sidecar.reload_refused"] >= 1 and len(running.words()) >= 3
+
+
 def test_a_storm_of_reloads_under_load_handles_each_message_once(running: Running) -> None:
-    count = 600
+    count = 0
     running.configure("word-0", seconds=0.01)
     running.start()
     with storm(running):
-        for _ in range(count // 10):
-            running.put(10)
+        while count < 600 or not has_raged(running):
+            count += len(running.put(10))
             time.sleep(0.05)
         running.until(lambda: sum(running.words().values()) == count)
     assert_each_once(running, count)
@@ -313,14 +319,14 @@ def test_a_storm_of_reloads_under_load_handles_each_message_once(running: Runnin
 
 
 def test_a_storm_of_reloads_over_an_export_whose_exim_repeats_itself(tmp_path: Path) -> None:
-    """Every third message is exported again before Exim is done with it: the ledger knows it, whoever reads it."""
-    count, repeated = 300, 0
+    """Some messages are exported again before Exim is done with them: the ledger knows them, whoever reads it."""
+    count = repeated = 0
     running = Running(tmp_path, source="export")
     running.configure("word-0", seconds=0.01)
     try:
         running.start()
         with storm(running):
-            for _ in range(count // 10):
+            while count < 300 or not has_raged(running):
                 ids = running.put(10)
                 for message_id in ids[::3]:
                     running.until(partial(running.is_taken, message_id))
@@ -328,27 +334,24 @@ def test_a_storm_of_reloads_over_an_export_whose_exim_repeats_itself(tmp_path: P
                     repeated += 1
                 for message_id in ids:
                     running.finish(message_id)
+                count += len(ids)
             running.until(lambda: sum(running.words().values()) == count)
             running.until(lambda: running.events()["message.dropped"] == repeated)
         # Both exports of a message are one file, whose lock only one claim has at a time: the other waits in work/.
         assert_each_once(running, count, also_recovered=("claimed",))
-        assert repeated == count * 4 // 10
     finally:
         running.kill()
 
 
 def assert_each_once(running: Running, count: int, also_recovered: tuple[str, ...] = ()) -> None:
-    """After its end: so many messages, each handled once, by one of several good configurations; nothing is left."""
+    """After its end: so many messages, each handled once, by a good configuration; nothing is left."""
     assert running.stop() == 0
     events = running.events()
-    assert events["sidecar.reloaded"] >= 3
-    assert events["sidecar.reload_refused"] >= 1
     requeued = Counter(record["id"] for record in running.records() if record["event"] == "message.requeued")
     assert len(requeued) == count
     assert set(requeued.values()) == {1}
     words = running.words()
     assert sum(words.values()) == count
-    assert len(words) >= 3
     assert "bad" not in words
     assert not [*running.directory.glob("source/*")]
     for state in ("work", "deferred", "held", "corrupt"):
