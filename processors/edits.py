@@ -4,7 +4,7 @@ Header bytes that no edit names stay byte for byte. Dry run, trace and audit pri
 same list.
 
 Diagnostics: the constructors here raise ValueError for what a spool file can't hold;
-apply() and divide() for an edit that doesn't fit the message (an index out of range).
+apply() and divide() for an edit that doesn't fit the message (an index or a place out of range).
 The engine wraps both as ProcessorError.
 """
 
@@ -15,7 +15,7 @@ from typing import Literal
 from msgspec import Struct
 
 from ..spool import editing
-from ..spool.body import Body, BytesBody
+from ..spool.body import Body, BytesBody, SplicedBody
 from ..spool.envelope import Directive, Envelope, Header, Recipient
 from ..spool.message import Message
 
@@ -83,6 +83,16 @@ class ReplaceBody(Struct, frozen=True, tag="replace_body"):
     body: Body
 
 
+class InsertIntoBody(Struct, frozen=True, tag="insert_into_body"):
+    """Put content into the body at position, in bytes of the body as given; all else stays, and is not copied.
+
+    content has the line ends of the body: CRLF if message.body.wireformat, else LF.
+    """
+
+    position: int
+    content: bytes
+
+
 Edit = (
     AddHeader
     | RemoveHeader
@@ -94,6 +104,7 @@ Edit = (
     | SetVariable
     | SetQueue
     | ReplaceBody
+    | InsertIntoBody
 )
 
 
@@ -139,9 +150,10 @@ class Applied(Struct, frozen=True, kw_only=True):
 
 
 def apply(message: Message, edits: tuple[Edit, ...]) -> Applied:
-    """The message after edits, in order. Indexes are those of the message as given.
+    """The message after edits, in order. Indexes and places are those of the message as given.
 
     Each field added at the top goes above all others: the one listed last ends up topmost.
+    What goes into the body at one place stands in the order listed.
     """
     if not edits:
         return Applied(message=message)
@@ -151,6 +163,7 @@ def apply(message: Message, edits: tuple[Edit, ...]) -> Applied:
     top: list[Header] = []
     end: list[Header] = []
     variables: list[Directive] = []
+    insertions: list[tuple[int, bytes]] = []
     for edit in edits:
         match edit:
             case SetVariable():
@@ -167,6 +180,8 @@ def apply(message: Message, edits: tuple[Edit, ...]) -> Applied:
                 queue = edit.queue
             case ReplaceBody():
                 body = edit.body
+            case InsertIntoBody():
+                insertions.append((edit.position, edit.content))
             case _:
                 envelope = _edit_envelope(envelope, edit)
     if variables:
@@ -174,6 +189,10 @@ def apply(message: Message, edits: tuple[Edit, ...]) -> Applied:
     if changed or top or end:
         kept = [changed.get(index, header) for index, header in enumerate(message.headers)]
         envelope = envelope.replace(headers=(*top, *[header for header in kept if header is not None], *end))
+    if insertions:
+        if body is not message.body:
+            raise ValueError("a body that is replaced has no places to insert at: put it into the new one")
+        body = SplicedBody(body, insertions)
     if body is not message.body:
         envelope = editing.with_body(envelope, body)
     return Applied(message=Message(envelope, body), body_replaced=body is not message.body, queue=queue)

@@ -27,6 +27,7 @@ from .edits import (
     AddHeader,
     AddRecipient,
     Edit,
+    InsertIntoBody,
     RedirectRecipient,
     RemoveHeader,
     RemoveRecipient,
@@ -202,6 +203,13 @@ def _replace_body(edit: ReplaceBody, message: Message) -> None:
         raise TypeError(f"a body is {type(edit.body).__name__}; make it with replace_body()")
 
 
+def _insert_into_body(edit: InsertIntoBody, message: Message) -> None:
+    # Its range is checked where edits are applied.
+    del message
+    _is(edit.position, int, "position")
+    _is(edit.content, bytes, "content")
+
+
 _CHECKS: Final[Mapping[type[Edit], Callable[[Any, Message], None]]] = {
     AddHeader: _add_header,
     RemoveHeader: _remove_header,
@@ -213,4 +221,5 @@ _CHECKS: Final[Mapping[type[Edit], Callable[[Any, Message], None]]] = {
     SetVariable: _set_variable,
     SetQueue: _set_queue,
     ReplaceBody: _replace_body,
+    InsertIntoBody: _insert_into_body,
 }

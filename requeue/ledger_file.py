@@ -104,8 +104,7 @@ class LmdbFile:
             except BaseException as error:
                 for request in group:
                     request.error = error
-                if not isinstance(error, LedgerError):
-                    raise
+                raise
             finally:
                 with self._condition:
                     for request in group:

@@ -42,6 +42,7 @@ from .processors.edits import (
     AddHeader,
     AddRecipient,
     Edit,
+    InsertIntoBody,
     RedirectRecipient,
     RemoveHeader,
     RemoveRecipient,
@@ -56,6 +57,7 @@ from .processors.edits import (
     set_queue,
     set_variable,
 )
+from .processors.mime import MimePart, UnreadableMimeError, mime_parts
 from .processors.results import AuthResult, Property, Result
 from .spool.body import Body
 from .spool.envelope import Envelope, Header, Recipient
@@ -81,8 +83,10 @@ __all__ = [
     "Freeze",
     "Header",
     "Hold",
+    "InsertIntoBody",
     "Message",
     "MessageId",
+    "MimePart",
     "NotReadyError",
     "Part",
     "PermanentError",
@@ -107,6 +111,7 @@ __all__ = [
     "SpoolError",
     "SpoolFormatError",
     "TemporaryError",
+    "UnreadableMimeError",
     "Verdict",
     "add_header",
     "add_recipient",
@@ -115,6 +120,7 @@ __all__ = [
     "discard",
     "freeze",
     "hold",
+    "mime_parts",
     "parse_dsn",
     "proceed",
     "replace_body",

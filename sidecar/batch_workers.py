@@ -188,6 +188,7 @@ def _work(connection: Connection, place: mmap.mmap, source: str, destination: st
     batch = Batch(source, destination, config, entering=entering)
     guard = threading.Lock()
     watch = _Watch(connection, guard, config.deadline_seconds * _GRACE + _PATIENCE, place)
+    threading.Thread(target=watch.run, daemon=True).start()
     connection.send(None)
     while True:
         try:
@@ -197,19 +198,22 @@ def _work(connection: Connection, place: mmap.mmap, source: str, destination: st
         for found in piece:
             watch.begin(found)
             report = batch.process(found).report
-            watch.end()
             with guard:
+                watch.end()
                 connection.send(report)
 
 
 class _Watch:
-    """Reports a message that takes too long, and ends the process."""
+    """Reports a message that takes too long, and ends the process.
+
+    The guard is held by whoever reports: each message is reported by one of them, the worker or its watch, since
+    the parent takes a report to be of the message that is next.
+    """
 
     def __init__(self, connection: Connection, guard: threading.Lock, seconds: float, place: mmap.mmap) -> None:
         self._connection, self._guard, self._seconds, self._place = connection, guard, seconds, place
         self._main = threading.get_ident()
         self._current: tuple[Found, float] | None = None
-        threading.Thread(target=self._look, daemon=True).start()
 
     def begin(self, found: Found) -> None:
         self._current = found, time.monotonic()
@@ -217,19 +221,26 @@ class _Watch:
     def end(self) -> None:
         self._current = None
 
-    def _look(self) -> None:
+    def run(self) -> None:
+        """Look again and again."""
         while True:
             time.sleep(PARENT_SECONDS)
-            current = self._current
-            if current is None or time.monotonic() - current[1] < self._seconds:
-                continue
-            processor = self._place[1 : 1 + self._place[0]].decode("utf-8", "replace")
-            frame = sys._current_frames().get(self._main)
-            lines = traceback.extract_stack(frame)[-1:] if frame is not None else []
-            where = "".join(f", at {line.filename}:{line.lineno}" for line in lines)
-            reason = f"processor {processor} did not come back within {self._seconds:g} seconds{where}"
-            with self._guard:
-                self._connection.send(Report(id=str(current[0].id), state="failed", reason=reason))
+            self.look()
+
+    def look(self) -> None:
+        """End the process if the message that it has in hand has taken too long."""
+        current = self._current
+        if current is None or time.monotonic() - current[1] < self._seconds:
+            return
+        processor = self._place[1 : 1 + self._place[0]].decode("utf-8", "replace")
+        frame = sys._current_frames().get(self._main)
+        lines = traceback.extract_stack(frame)[-1:] if frame is not None else []
+        where = "".join(f", at {line.filename}:{line.lineno}" for line in lines)
+        reason = f"processor {processor} did not come back within {self._seconds:g} seconds{where}"
+        with self._guard:
+            if self._current is not current:
+                return  # It came back meanwhile, and was reported.
+            self._connection.send(Report(id=str(current[0].id), state="failed", reason=reason))
             os._exit(_EXIT_HUNG)
 
 

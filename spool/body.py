@@ -9,7 +9,7 @@ Diagnostics: OSError from the file goes to the caller, who defers the message.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -74,6 +74,41 @@ class BytesBody:
         """See Body."""
         for start in range(0, len(self._content), CHUNK_SIZE):
             yield self._content[start : start + CHUNK_SIZE]
+
+
+class SplicedBody:
+    """Another body with pieces put into it: its own bytes are read where they are, and copied nowhere."""
+
+    def __init__(self, body: Body, insertions: Iterable[tuple[int, bytes]]) -> None:
+        """insertions: (position in body, content); at one position they stand in the order given.
+
+        ValueError for a position outside body.
+        """
+        self._body = body
+        self._insertions = tuple(sorted(insertions, key=lambda insertion: insertion[0]))
+        for position, _ in self._insertions:
+            if not 0 <= position <= body.size:
+                raise ValueError(f"there is no place {position} in a body of {body.size} bytes")
+        self.wireformat = body.wireformat
+        self.size = body.size + sum(len(content) for _, content in self._insertions)
+
+    def chunks(self) -> Iterator[bytes]:
+        """See Body."""
+        waiting = list(reversed(self._insertions))
+        position = 0
+        for chunk in self._body.chunks():
+            done = 0
+            while waiting and waiting[-1][0] <= position + len(chunk):
+                place, content = waiting.pop()
+                if place - position > done:
+                    yield chunk[done : place - position]
+                    done = place - position
+                yield from BytesBody(content).chunks()
+            if done < len(chunk):
+                yield chunk[done:]
+            position += len(chunk)
+        for _, content in reversed(waiting):
+            yield from BytesBody(content).chunks()
 
 
 def wire_chunks(body: Body) -> Iterator[bytes]:

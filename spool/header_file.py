@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from .directive import LONGEST_LINE, Directive
 from .envelope import Envelope, Header, Recipient, TreeNode
-from .expressions import each_number, repeated
+from .expressions import each_number
 from .header_records import read_headers, verify_headers
 from .ids import MessageId
 from .recipient_line import parse_recipient
@@ -45,9 +45,8 @@ _COUNTED_VALUE: Final = b"(?:%b|%b)" % tuple(
 _COMMON_ENVELOPE: Final = re.compile(
     rb"%b-H\n(.*) %b %b\n<(.*)>\n%b %b\n" % (_ID, _NUMBER, _NUMBER, _NUMBER, _NUMBER)
     # Most names begin with a letter that settles it; these are tried first.
-    + rb"(%b)"
-    % repeated(rb"--?+(?:[^-(af\n].*+\n|acl[cm] [^ \n]*+ %b|(?!acl[cm]? |frozen)[af].*+\n)" % _COUNTED_VALUE, 0)
-    + rb"XX\n(0|[1-9][0-9]{0,4})\n(%b)\n" % repeated(rb".*[^\n0-9, #]\n", 0)
+    + rb"((?>(?:--?+(?:[^-(af\n].*+\n|acl[cm] [^ \n]*+ %b|(?!acl[cm]? |frozen)[af].*+\n))*))" % _COUNTED_VALUE
+    + rb"XX\n(0|[1-9][0-9]{0,4})\n((?>(?:.*[^\n0-9, #]\n)*))\n"
 )
 _FIRST_LINE: Final = re.compile(_ID + rb"-H\n")
 _UID_OR_GID: Final = re.compile(rb"-?[0-9]{1,18}")

@@ -9,7 +9,7 @@ import re
 from typing import Final
 
 from .envelope import Header
-from .expressions import each_number, repeated
+from .expressions import each_number
 from .spool_text import SpoolText
 
 _RECORD_START: Final = re.compile(rb"([0-9]{1,9}+)(?![0-9])(.)\s*", re.DOTALL)
@@ -18,8 +18,7 @@ _PREFIX_LENGTH: Final = 5
 #: Records as Exim writes them, of up to 999 bytes: ``%03d%c `` and that many bytes. Exim skips white space before the
 #: text, so one that seems to begin with it starts elsewhere: that is for _read_record().
 _COMMON_RECORDS: Final = re.compile(
-    repeated(rb"(?=[0-9]{3}[^0-9] \S)%b" % each_number(3, lambda length: b".{%d}" % (len(b"P ") + length)), 1),
-    re.DOTALL,
+    rb"(?>(?:(?=[0-9]{3}[^0-9] \S)%b)+)" % each_number(3, lambda length: b".{%d}" % (len(b"P ") + length)), re.DOTALL
 )
 _LENGTHS: Final = {b"%03d" % length: length for length in range(1000)}
 _FLAGS: Final = tuple(map(chr, range(256)))  #: a type letter by its byte

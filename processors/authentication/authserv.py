@@ -13,14 +13,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ...spool.expressions import repeated
 from .authres_parse import MAX_LENGTH, comparable_id, skip_version
 from .structured_field import KEYWORD, TOKEN, Cursor, UnreadableError
 
 #: What nearly all fields and results look like. What matches means the same to a Cursor, which reads the rest.
-_USUAL_ID: Final = re.compile(
-    rb"[ \t\r\n]*(%b)[ \t\r\n]*;(?=%b\Z)" % (TOKEN.pattern, repeated(rb'[^("]++|"[^"\\;]*+"', 0))
-)
+_USUAL_ID: Final = re.compile(rb'[ \t\r\n]*(%b)[ \t\r\n]*;(?=(?>(?:[^("]++|"[^"\\;]*+")*)\Z)' % TOKEN.pattern)
 _USUAL_RESULT: Final = re.compile(rb"(%b)=(%b)" % (KEYWORD.pattern, KEYWORD.pattern))
 _USUAL_INSTANCE: Final = re.compile(rb"[ \t\r\n]*i[ \t]*=[ \t]*([0-9]{1,9})[ \t]*;")
 

@@ -49,6 +49,7 @@ _PRELOADED: Final = ("cryptography.x509", "dns.resolver", "hypothesis.strategies
 _OPTIONS: Final = ("-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 _LEFT_OUT: Final = (".venv", ".git", "build", "demo", ".hypothesis", ".*_cache", "__pycache__", "*.egg-info")
 _PATIENCE: Final = 120.0  #: seconds, of a machine that has other things to do
+_TEST_PATIENCE: Final = 20.0  #: seconds that one test may take beyond ten times what it takes without a change
 _MEMORY: Final = 6 << 30  #: address space of a run of tests, bytes: LMDB maps take their part
 
 Fate = Literal["killed", "timeout", "unreached", "survived", "explained"]
@@ -67,8 +68,9 @@ _CODEC_TESTS: Final = (
     "tests/unit/spool", "tests/property/test_header_file.py", "tests/unit/processors/test_require.py",
 )  # fmt: skip
 _REQUEUE_TESTS: Final = (
-    "tests/unit/requeue/test_job.py", "tests/unit/requeue/test_recovery.py", "tests/unit/requeue/test_claim.py", "tests/unit/requeue/test_slots.py", "tests/unit/requeue/test_orphans.py",
-    "tests/unit/requeue/test_hand_back.py", "tests/unit/requeue/test_bounce.py",
+    "tests/unit/requeue/test_job.py", "tests/unit/requeue/test_recovery.py", "tests/unit/requeue/test_claim.py",
+    "tests/unit/requeue/test_stage.py", "tests/unit/requeue/test_publish.py", "tests/unit/requeue/test_slots.py",
+    "tests/unit/requeue/test_orphans.py", "tests/unit/requeue/test_hand_back.py", "tests/unit/requeue/test_bounce.py",
     "tests/unit/requeue/test_file_system_order.py", "tests/unit/sidecar/test_exactly_once.py",
     "tests/unit/sidecar/test_intake.py", "tests/unit/sidecar/test_released.py",
     "tests/unit/sidecar/test_hostile_source.py", "tests/unit/sidecar/test_obstacles.py",
@@ -92,7 +94,10 @@ PARTS: Final = {
             "tests/unit/processors/test_srs.py", "tests/unit/sidecar/test_difference.py",
         ),
     ),
-    "ledger": Part(("requeue/ledger.py",), ("tests/unit/requeue/test_ledger.py", *_REQUEUE_TESTS)),
+    "ledger": Part(
+        ("requeue/ledger.py", "requeue/ledger_file.py"),
+        ("tests/unit/requeue/test_ledger.py", "tests/unit/requeue/test_ledger_file.py", *_REQUEUE_TESTS),
+    ),
     "recovery": Part(
         ("requeue/recovery.py", "requeue/job.py", "requeue/publish.py", "requeue/stage.py", "requeue/claim.py"),
         _REQUEUE_TESTS,
@@ -299,8 +304,10 @@ def _run_chosen(task: Task) -> int:
     files = sorted({name.partition("::")[0] for name in task.tests})
     # Most mutants fall to the tests of their own module: the others need not even be imported.
     own = [file for file in files if Path(file).name == f"test_{Path(task.module).stem}.py"]
+    # A wait that never ends fails its test, which is sooner known than by the time that all of them may take.
+    limit = f"timeout={_TEST_PATIENCE + 10 * max(task.tests.values()):.0f}"
     for group in own, [file for file in files if file not in own]:
-        if group and (code := pytest.main([*_OPTIONS, "-x", *group], plugins=[_Choice(task.tests)])):
+        if group and (code := pytest.main([*_OPTIONS, "-x", "-o", limit, *group], plugins=[_Choice(task.tests)])):
             return int(code)
     return 0
 

@@ -23,6 +23,7 @@ SECTIONS = {
     "respool.processors.api": "Processors and verdicts",
     "respool.processors.edits": "Edits",
     "respool.spool": "Messages",
+    "respool.processors.mime": "MIME parts",
     "respool.processors.results": "Authentication results",
     "respool.processors.dsn": "Delivery notices",
     "respool.errors": "Errors",

@@ -15,6 +15,7 @@ from respool import (
     AddRecipient,
     Context,
     Header,
+    InsertIntoBody,
     Message,
     PermanentError,
     Proceed,
@@ -174,6 +175,8 @@ DEEDS: dict[str, Any] = {
     "reason-no-text": lambda: hold(b"bytes"),  # type: ignore[arg-type]
     "wait-nan": lambda: defer("later", float("nan")),
     "body": lambda: proceed(ReplaceBody(LyingBody())),
+    "place-outside": lambda: proceed(InsertIntoBody(10**9, b"x\n")),
+    "place-no-number": lambda: proceed(InsertIntoBody("0", b"x\n")),  # type: ignore[arg-type]
     "results": lambda: Proceed(results=("dmarc=pass",)),  # type: ignore[arg-type]
     "signal": changes_a_signal,
     # Carried out, with what is wrong in it made harmless.

@@ -238,9 +238,10 @@ def test_killed_among_200_messages_while_another_empties_the_target(exim: Exim) 
         interrupted += any(sidecar.export.iterdir()) or bool(sidecar.in_state("work"))
     # How many of the eight come in time depends on the machine's speed; the first always does.
     assert interrupted, sidecar.log()[-2000:]
-    sidecar.start()
-    sidecar.wait_until_idle()
-    assert sidecar.stop() == 0
+    if any(sidecar.export.iterdir()) or sidecar.in_state("work"):
+        sidecar.start()
+        sidecar.wait_until_idle()
+        assert sidecar.stop() == 0
     taken += take_published(exim)
     assert len(taken) == count
     assert set(taken.values()) == {1}

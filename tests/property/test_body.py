@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from respool.spool.body import BytesBody, count_body, local_chunks, wire_chunks
+from respool.spool.body import BytesBody, SplicedBody, count_body, local_chunks, wire_chunks
 
 pieces = st.lists(
     st.text("\r\n\0a", max_size=6).map(str.encode).filter(bool), max_size=12
@@ -48,3 +48,18 @@ def test_counts(chunks: list[bytes], wireformat: bool) -> None:
     assert counts.longest_line == max(map(len, local.split(b"\n")))
     assert counts.ends_with_line_end == (local.endswith(b"\n") or not local)
     assert counts == count_body(BytesBody(stored, wireformat=wireformat))
+
+
+@given(pieces, st.data())
+def test_insertions_stand_where_they_should_however_the_body_comes(chunks: list[bytes], data: st.DataObject) -> None:
+    whole = b"".join(chunks)
+    contents = st.sampled_from([b"", b"1", b"23\n"])
+    insertions = data.draw(st.lists(st.tuples(st.integers(0, len(whole)), contents), max_size=5))
+    spliced = SplicedBody(PiecewiseBody(chunks, wireformat=True), insertions)
+    expected = b"".join(
+        b"".join(content for place, content in insertions if place == at) + whole[at : at + 1]
+        for at in range(len(whole) + 1)
+    )
+    assert b"".join(spliced.chunks()) == expected
+    assert spliced.size == len(expected)
+    assert spliced.wireformat

@@ -6,6 +6,8 @@ import pytest
 
 from respool.processors.edits import (
     AddHeader,
+    Edit,
+    InsertIntoBody,
     RedirectRecipient,
     RemoveHeader,
     RemoveRecipient,
@@ -19,6 +21,7 @@ from respool.processors.edits import (
     set_queue,
     set_variable,
 )
+from respool.spool.body import CHUNK_SIZE
 from respool.spool.envelope import Header, Recipient
 from respool.spool.message import Message
 from respool.testing import make_message
@@ -102,6 +105,38 @@ def test_a_new_body_ends_with_a_line_end(content: bytes, becomes: bytes) -> None
     applied = apply(message(), (replace_body(content),))
     assert applied.body_replaced
     assert b"".join(applied.message.body.chunks()) == becomes
+
+
+def test_content_is_put_into_a_body_where_it_belongs() -> None:
+    given = make_message(body=b"one\ntwo\n")
+    edits = (
+        InsertIntoBody(8, b"end\n"),
+        InsertIntoBody(0, b"first\n"),
+        InsertIntoBody(4, b"x" * 300_000 + b"\n"),
+        InsertIntoBody(0, b"second\n"),
+    )
+    applied = apply(given, edits)
+    assert applied.body_replaced
+    chunks = list(applied.message.body.chunks())
+    assert b"".join(chunks) == b"first\nsecond\none\n" + b"x" * 300_000 + b"\ntwo\nend\n"
+    assert applied.message.body.size == sum(map(len, chunks))
+    assert max(map(len, chunks)) <= CHUNK_SIZE
+    assert applied.message.envelope.body_linecount == 6
+    assert b"".join(given.body.chunks()) == b"one\ntwo\n"
+
+
+@pytest.mark.parametrize(
+    ("edits", "fault"),
+    [
+        ((InsertIntoBody(9, b"x\n"),), "no place 9"),
+        ((InsertIntoBody(-1, b"x\n"),), "no place -1"),
+        ((InsertIntoBody(8, b"x"),), "end with LF"),
+        ((InsertIntoBody(0, b"x\n"), replace_body(b"y\n")), "replaced"),
+    ],
+)
+def test_content_that_fits_nowhere(edits: tuple[Edit, ...], fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        apply(make_message(body=b"one\ntwo\n"), edits)
 
 
 def test_names_of_queues() -> None:

@@ -1,4 +1,4 @@
-"""The plugins in samples/plugins, each as a configuration loads it; external_sender_note is in test_testing."""
+"""The plugins in samples/plugins, each as a configuration loads it; external_sender_note has a file of its own."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""respool.testing, as a plugin author uses it; and the sample plugin in one file."""
+"""respool.testing, as a plugin author uses it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,7 +22,7 @@ from respool import (
 )
 from respool.processors import registry
 from respool.spool.header_file import parse_header_file, render_header_file
-from respool.testing import Ran, make_context, make_message, read_message, run
+from respool.testing import Ran, make_message, read_message, run
 
 SAMPLES = Path(__file__).resolve().parents[3] / "samples"
 
@@ -103,71 +102,3 @@ def test_the_fixtures_are_these_functions(
 ) -> None:
     assert run_processor is run
     assert make_spool_message is make_message
-
-
-# The sample plugin
-
-
-@pytest.fixture(scope="module")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> type[Processor[Any]]:
-    # A copy: a checkout may be writable by a group, which respool refuses.
-    path = tmp_path_factory.mktemp("plugins") / "external_sender_note.py"
-    path.write_bytes((SAMPLES / "plugins" / path.name).read_bytes())
-    path.chmod(0o644)
-    return registry.find(f"{path}:ExternalSenderNote")
-
-
-OURS: dict[str, Any] = {"our_domains": ["example.org"]}
-
-
-def results(domain: str, zone: str) -> Context:
-    """A context with the results of auth for a message from that domain."""
-    found = run(registry.find("auth"), author(domain), zone=zone).results
-    return make_context(results=found)
-
-
-def author(domain: str) -> Message:
-    return make_message([("From", f"a@{domain}")], sender=f"a@{domain}")
-
-
-ZONE = """
-example.org. TXT "v=spf1 ip4:192.0.2.1 -all"
-_dmarc.example.org. TXT "v=DMARC1; p=none"
-other.example. TXT "v=spf1 ip4:192.0.2.1 -all"
-_dmarc.other.example. TXT "v=DMARC1; p=none"
-"""
-
-
-def test_mail_from_outside_is_marked(plugin: type[Processor[Any]]) -> None:
-    ran = run(plugin, author("other.example"), config=OURS, context=results("other.example", ZONE))
-    assert ran.header("X-External-Sender") == ("yes; domain=other.example",)
-
-
-def test_our_own_mail_is_not(plugin: type[Processor[Any]]) -> None:
-    ours = run(plugin, author("example.org"), config=OURS, context=results("example.org", ZONE))
-    submitted = run(plugin, make_message(authenticated="bob"), config=OURS)
-    local = run(plugin, make_message(client_address=None), config=OURS)
-    for ran in (ours, submitted, local):
-        assert ran.header("X-External-Sender") == ()
-
-
-def test_who_only_says_to_be_of_us_is_marked(plugin: type[Processor[Any]]) -> None:
-    forged = run(plugin, author("example.org"), config=OURS, context=results("example.org", ""))
-    assert forged.header("X-External-Sender") == ("yes; domain=example.org",)
-
-
-def test_a_field_that_came_in_is_removed(plugin: type[Processor[Any]]) -> None:
-    forged = make_message([("X-External-Sender", "no"), ("From", "a@other.example"), ("x-external-sender", "no")])
-    assert run(plugin, forged, config=OURS).header("X-External-Sender") == ("yes; domain=sender.example",)
-
-
-@pytest.mark.parametrize("sender", ["", "a@\u00fc.example", '"a\\r b"@x.example'])
-def test_odd_senders_make_no_odd_header(plugin: type[Processor[Any]], sender: str) -> None:
-    (value,) = run(plugin, make_message(sender=sender), config=OURS).header("X-External-Sender")
-    assert value.isprintable()
-
-
-def test_it_needs_to_know_our_domains(plugin: type[Processor[Any]]) -> None:
-    with pytest.raises(ConfigError, match="our_domains") as caught:
-        run(plugin, config={})
-    assert caught.value.key == "config.our_domains"

@@ -163,3 +163,19 @@ def test_close_leaves_no_descriptor_open(state: StateDirectory, job: Job) -> Non
     assert again.lock()
     again.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_looking_leaves_no_descriptor_open(state: StateDirectory, job: Job) -> None:
+    os.mkdir("out", dir_fd=job.descriptor)
+    before = len(os.listdir("/proc/self/fd"))
+    assert job.phase() is Phase.PUBLISHED
+    assert job.read_status() == Status()
+    job.write_status(Status(attempt=2))
+    assert job.read_status() == Status(attempt=2)
+    assert Job.take(state, "work", job.claim) is None
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_long_reason_is_kept(job: Job) -> None:
+    job.write_status(Status(reason="x" * 60_000))
+    assert len(job.read_status().reason) == 60_000

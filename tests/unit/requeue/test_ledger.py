@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import pytest
 
 from respool.requeue import durable, ledger_file
@@ -178,24 +177,6 @@ def test_keys_sort_by_id_and_hold_any_recipient() -> None:
     assert key_of(ID, 7, b"a") != key_of(ID, 7, b"b") != key_of(ID, 8, b"b")
 
 
-def test_after_a_failed_write_the_file_is_opened_anew(
-    state: StateDirectory, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mine = claim(state, 1)
-    ledger.put(mine, 7, RECIPIENTS[:1])
-    before = ledger._owned._environment
-
-    def panic(_transaction: Any) -> None:
-        raise lmdb.PanicError("meta page")
-
-    with monkeypatch.context() as broken:
-        broken.setattr(ledger_file, "commit", panic)
-        with pytest.raises(LedgerError):
-            ledger.put(mine, 7, RECIPIENTS)
-    assert ledger._owned._environment is not before
-    assert ledger.put(mine, 7, RECIPIENTS) == set(RECIPIENTS)
-
-
 def test_an_entry_expires_at_its_second(state: StateDirectory, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_800_000_000
     monkeypatch.setattr(time, "time", lambda: float(now))
@@ -256,14 +237,6 @@ def test_a_claim_that_changes_its_state_during_the_look_is_found(
 
     monkeypatch.setattr(durable, "exists", exists)
     assert ledger.put(claim(state, 2), 7, RECIPIENTS) == frozenset()
-
-
-def test_the_table_of_readers_has_its_room_before_it_is_mapped(ledger: Ledger, tmp_path: Path) -> None:
-    locks = list(tmp_path.glob("ledger/*-lock"))
-    assert len(locks) == 2
-    for path in locks:
-        status = path.stat()
-        assert status.st_blocks * 512 >= status.st_size >= ledger_file._LOCK_FILE_BYTES
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import mmap
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from respool.sidecar import batch_workers
 from respool.sidecar.batch_destination import survey
 from respool.sidecar.batch_workers import run
 from respool.sidecar.config import BatchConfig, decode
+from respool.spool.directory import Found
 from respool.spool.header_file import render_header_file
-from respool.spool.ids import IdMinter
+from respool.spool.ids import IdMinter, MessageId
 from respool.testing import make_message
 from tests.fault import misbehaving
 
@@ -81,6 +87,28 @@ def test_what_kills_or_hangs_its_worker_is_reported_and_the_rest_is_done(
     # MemoryError, or out of time on a slow machine.
     assert "misbehaving.py:Misbehaving" in by_deed["hogs"].reason
     assert len(list((tmp_path / "out").glob("*-H"))) == sum(report.state == "written" for report in reports.values())
+
+
+def test_what_comes_back_while_it_is_given_up_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The parent would take a second report of this message for one of the next, which nobody would process.
+    ours, theirs = multiprocessing.Pipe()
+    guard = threading.Lock()
+    watch = batch_workers._Watch(theirs, guard, 0.0, mmap.mmap(-1, 256))
+    monkeypatch.setattr("respool.sidecar.batch_workers.os._exit", pytest.fail)
+
+    def comes_back(_frame: object) -> list[traceback.FrameSummary]:
+        with guard:
+            watch.end()
+            theirs.send("the worker's report")
+            watch.begin(found)
+        return []
+
+    monkeypatch.setattr("respool.sidecar.batch_workers.traceback.extract_stack", comes_back)
+    found = Found(MessageId("1xV9Vo-000000-2c"))
+    watch.begin(found)
+    watch.look()
+    assert ours.recv() == "the worker's report"
+    assert not ours.poll()
 
 
 def test_a_report_holds_a_line_for_each_message_over_kill_and_resume(tmp_path: Path) -> None:

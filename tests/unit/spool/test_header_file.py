@@ -7,7 +7,9 @@ from respool.spool.body import BytesBody, local_chunks, wire_chunks
 from respool.spool.directive_values import DirectiveValues, address_and_port, leading_number, unprinted
 from respool.spool.envelope import Envelope, Header, Recipient
 from respool.spool.header_file import KNOWN_DIRECTIVES, parse_header_file, render_header_file
+from respool.spool.header_records import verify_headers
 from respool.spool.message import Message
+from respool.spool.spool_text import SpoolText
 from tests.fuzz.header_file_law import parse_step_by_step
 
 START = b"1xV9D2-0007Yr-05-H\nroot 0 0\n<a@b.ex>\n1795360228 0\n"
@@ -425,6 +427,22 @@ def refused_alike(data: bytes) -> SpoolFormatError:
         parse_step_by_step(data, file="f")
     assert str(caught.value) == str(error)
     return error
+
+
+def test_headers_as_exim_writes_them_are_read_in_one_step() -> None:
+    """What keeps the cost of a common message from growing with a step of the interpreter for each header."""
+    texts = [b"x" * (length - 1) + b"\n" for length in range(2, 1000)]
+    common = b"".join(b"%03d  %b" % (len(text), text) for text in texts)
+    assert verify_headers(SpoolText(common, "f"), 0) == []
+    odd = b"1000  %b\n" % (b"x" * 999)
+    assert verify_headers(SpoolText(common + odd + common, "f"), 0) == [len(common)]
+
+
+def test_any_byte_may_be_the_type_of_a_header() -> None:
+    flags = [bytes((byte,)) for byte in range(1, 256) if byte not in b"0123456789"]
+    records = b"".join(b"015%b Subject: hello\n" % flag for flag in flags)
+    headers = read_alike(START + b"XX\n1\nr@test.ex\n\n" + records).headers
+    assert [header.flag.encode("latin-1") for header in headers] == flags
 
 
 def test_headers_of_every_length() -> None:
