@@ -10,9 +10,6 @@ import contextlib
 import fcntl
 import itertools
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -32,6 +29,7 @@ from respool.spool.header_file import parse_header_file, render_header_file
 from respool.spool.ids import IdMinter, MessageId, decode_base62, encode_base62
 from tests.conftest import CHECKOUT
 from tests.fault.test_misbehaving_processors import SIDECAR
+from tests.sidecar_process import RUN, SidecarProcess
 from tests.unit.lookups.dccifd import Dccifd
 
 from .broken_dns import BrokenDns
@@ -56,7 +54,7 @@ class Wayward(Processor[Config]):
 """
 
 
-class House:
+class House(SidecarProcess):
     """Everything below root; ``with House(root) as house``. Nothing runs until start()."""
 
     def __init__(
@@ -69,6 +67,7 @@ class House:
         is_impatient: bool = False,
         scan_seconds: float = 0.5,
     ):
+        super().__init__(root / "respool.toml", root / "log", program=("-c", SIDECAR) if is_impatient else RUN)
         self.root = root
         self.export, self.state, self.input = root / "export", root / "state", root / "spool" / "input"
         for directory in (self.export, self.input, root / "keys", root / "tables"):
@@ -86,14 +85,10 @@ class House:
         self.plugin = root / "wayward.py"
         self.plugin.write_text(_PLUGIN.format(code=plugin))
         self.plugin.chmod(0o644)
-        self.configuration = root / "respool.toml"
         self.configuration.write_text(self._text(extra, deadline_seconds, scan_seconds))
-        self._log = (root / "log").open("ab")
         self._minter = IdMinter(long=True)
         self._samples = itertools.cycle(_load_samples())
         self._count = itertools.count(1)
-        self._command = ["-c", SIDECAR] if is_impatient else ["-m", "respool", "run", "-c"]
-        self._process: subprocess.Popen[bytes] | None = None
         self._ended = threading.Event()
         self._exim = threading.Thread(target=self._take_all, name="exim")
         #: Each open recipient of each message by its number; 0 for what has none.
@@ -160,15 +155,11 @@ config = {{ {key} }}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        self.kill()
         self._ended.set()
         self._exim.join()
         self.dcc.__exit__(None, None, None)
         self.dns.__exit__()
-        self._log.close()
 
     # What it depends on.
 
@@ -183,49 +174,6 @@ config = {{ {key} }}
     def build_table(self) -> None:
         """The table of routes anew, by our own builder."""
         build_table(str(self.routes), str(self.table))
-
-    # The sidecar.
-
-    def start(self) -> None:
-        """``respool run`` in the background, in a session of its own."""
-        self._process = subprocess.Popen(
-            [sys.executable, *self._command, str(self.configuration)],
-            stdout=self._log, stderr=self._log, start_new_session=True,
-        )  # fmt: skip
-
-    def signal(self, number: signal.Signals) -> None:
-        """To the parent process."""
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def kill(self) -> None:
-        """SIGKILL to the parent and all workers."""
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._process = None
-
-    def stop(self) -> int:
-        """SIGTERM; the exit code."""
-        assert self._process is not None
-        self._process.terminate()
-        code = self._process.wait(60)
-        self._process = None
-        return code
-
-    def is_running(self) -> bool:
-        """True until the parent process has ended."""
-        return self._process is not None and self._process.poll() is None
-
-    def workers(self) -> list[int]:
-        """Process ids of the workers."""
-        assert self._process is not None
-        path = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        return [int(word) for word in path.read_text().split()]
-
-    def log(self) -> str:
-        """What has been logged."""
-        return (self.root / "log").read_text(errors="backslashreplace")
 
     # Mail.
 

@@ -20,6 +20,8 @@ echo "$BORROWED" >"$(echo /opt/respool/lib/python3*/site-packages)/borrowed.pth"
 export PIP_NO_INDEX=1 PIP_NO_DEPS=1
 sh "$CHECKOUT/samples/debian/install.sh" example.org s1
 systemctl is-active respool.service
+# With Debian's Python: every sample becomes what is expected of it.
+/opt/respool/bin/respool demo --dir /run/demo
 test -n "$(systemctl show --value -p StatusText respool.service)"
 
 send() { # SUBJECT

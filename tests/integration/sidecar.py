@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,10 +9,11 @@ from pathlib import Path
 
 from respool.requeue.state import GONE
 
+from ..sidecar_process import SidecarProcess, environment
 from .exim import Exim
 
 
-class Sidecar:
+class Sidecar(SidecarProcess):
     """A configured respool; nothing runs until once() or start()."""
 
     def __init__(
@@ -30,8 +29,7 @@ class Sidecar:
     ) -> None:
         self.export = exim.make_directory("export")
         self.state = exim.directory / "respool"
-        self.configuration = exim.directory / "respool.toml"
-        self.log_file = exim.directory / "respool.log"
+        super().__init__(exim.directory / "respool.toml", exim.directory / "respool.log")
         place = (
             f'kind = "queue"\nspool_directory = "{exim.spool}"\nqueue = "{queue}"'
             if source == "queue"
@@ -56,7 +54,6 @@ zone_file = "{self._zone(exim)}"
 {processors}
 """
         )
-        self._process: subprocess.Popen[bytes] | None = None
 
     @staticmethod
     def _zone(exim: Exim) -> Path:
@@ -69,39 +66,12 @@ zone_file = "{self._zone(exim)}"
         """``respool ARGUMENTS -c CONFIGURATION``, run to its end; its log is in stderr."""
         return subprocess.run(
             [sys.executable, "-m", "respool", *arguments, "-c", str(self.configuration)],
-            capture_output=True, check=False, timeout=120, env=_environment(),
+            capture_output=True, check=False, timeout=120, env=environment(),
         )  # fmt: skip
 
     def once(self) -> subprocess.CompletedProcess[bytes]:
         """``respool run --once``."""
         return self.respool("run", "--once")
-
-    def start(self) -> None:
-        """``respool run`` in the background, in a session of its own."""
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "respool", "run", "-c", str(self.configuration)],
-                stdout=log, stderr=log, start_new_session=True, env=_environment(),
-            )  # fmt: skip
-
-    def kill(self) -> None:
-        """SIGKILL for the sidecar and all its workers."""
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._process = None
-
-    def stop(self) -> int:
-        """SIGTERM; the exit code."""
-        assert self._process is not None
-        self._process.terminate()
-        code = self._process.wait(60)
-        self._process = None
-        return code
-
-    def log(self) -> str:
-        """What start()ed sidecars have logged so far."""
-        return self.log_file.read_text() if self.log_file.exists() else ""
 
     def in_state(self, state: str) -> list[str]:
         """The names in a state directory, but for directories that a worker has emptied and keeps, or removes."""
@@ -117,7 +87,3 @@ zone_file = "{self._zone(exim)}"
         raise AssertionError(
             f"not idle: {sorted(self.export.iterdir())[:5]} {self.in_state('work')[:5]}\n{self.log()[-3000:]}"
         )
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -11,15 +11,16 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from respool.spool.ids import IdMinter
+from respool.spool.ids import IdMinter, MessageId
+from tests.sidecar_process import PATIENCE_SECONDS, SidecarProcess
 
-PATIENCE = 60.0
 PLUGIN = """
 import os
 import time
@@ -47,19 +48,18 @@ class Stamp(Processor[Config]):
 """
 
 
-class Running:
-    """``respool run`` between two plain directories."""
+class Running(SidecarProcess):
+    """``respool run`` into a plain directory, from another one or from one that an Exim exports to."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, source: str = "directory") -> None:
         self.directory = directory
-        for name in ("source", "target", "state"):
+        self.source = source
+        for name in ("source", "target", "state", "exim"):
             (directory / name).mkdir(mode=0o750)
         (directory / "stamp.py").write_text(PLUGIN)
         (directory / "stamp.py").chmod(0o600)
-        self.file = directory / "respool.toml"
-        self.log_file = directory / "log"
+        super().__init__(directory / "respool.toml", directory / "log", directory=directory)
         self._minter = IdMinter(long=True)
-        self.process: subprocess.Popen[bytes] | None = None
 
     def configure(self, word: str, *, seconds: float = 0.0, extra: str = "", workers: int = 2) -> None:
         """Write the file as a careful administrator does: whole."""
@@ -70,7 +70,7 @@ state_directory = "{self.directory}/state"
 workers = {workers}
 scan_seconds = 0.5
 [source]
-kind = "directory"
+kind = "{self.source}"
 directory = "{self.directory}/source"
 [requeue]
 kind = "directory"
@@ -82,35 +82,48 @@ use = "{self.directory}/stamp.py:Stamp"
 config = {{ word = "{word}", seconds = {seconds} }}
 {extra}
 """)
-        new.rename(self.file)
+        new.rename(self.configuration)
 
     def start(self) -> None:
-        with self.log_file.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "respool", "run", "-c", str(self.file)], stderr=log, cwd=self.directory,
-                start_new_session=True,
-            )  # fmt: skip
+        super().start()
         self.until(lambda: "sidecar.started" in self.events())
 
-    def stop(self) -> int:
-        assert self.process is not None
-        self.process.terminate()
-        return self.process.wait(PATIENCE)
-
     def hang_up(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGHUP)
+        self.signal(signal.SIGHUP)
 
-    def put(self, count: int = 1) -> None:
-        for _ in range(count):
-            message_id = self._minter.mint()
-            lines = [f"{message_id}-H", "mail 8 8", "<a@example.test>", "1795000000 0", "-received_time_usec .5",
-                     "-body_linecount 1", "-max_received_linelength 50", "XX", "1", "bob@example.test", "",
-                     f"{len(message_id) + 13:03d}  Message-Id: {message_id}", ""]  # fmt: skip
-            source = self.directory / "source"
-            (source / message_id.data_name).write_text(f"{message_id}-D\nHello.\n")
-            (source / f".new-{message_id}").write_text("\n".join(lines))
-            (source / f".new-{message_id}").rename(source / message_id.header_name)
+    def put(self, count: int = 1) -> list[MessageId]:
+        """So many new messages into the source; their ids."""
+        return [self._put() for _ in range(count)]
+
+    def _put(self) -> MessageId:
+        message_id = self._minter.mint()
+        lines = [f"{message_id}-H", "mail 8 8", "<a@example.test>", "1795000000 0", "-received_time_usec .5",
+                 "-body_linecount 1", "-max_received_linelength 50", "XX", "1", "bob@example.test", "",
+                 f"{len(message_id) + 13:03d}  Message-Id: {message_id}", ""]  # fmt: skip
+        source, exim = self.directory / "source", self.directory / "exim"
+        (exim / message_id.data_name).write_text(f"{message_id}-D\nHello.\n")
+        (exim / message_id.header_name).write_text("\n".join(lines))
+        if self.source == "export":
+            self.export(message_id)
+        else:
+            for name in (message_id.data_name, message_id.header_name):
+                (exim / name).rename(source / name)
+        return message_id
+
+    def export(self, message_id: MessageId) -> None:
+        """As the queuefile transport does it: two hard links, -H first; the original stays queued for now."""
+        for name in (message_id.header_name, message_id.data_name):
+            (self.directory / "source" / name).hardlink_to(self.directory / "exim" / name)
+
+    def is_taken(self, message_id: MessageId) -> bool:
+        """True as soon as a claim has moved both files out of the source."""
+        names = (message_id.data_name, message_id.header_name)
+        return not any((self.directory / "source" / name).exists() for name in names)
+
+    def finish(self, message_id: MessageId) -> None:
+        """Exim has delivered to its transport, and removes the original."""
+        for name in (message_id.data_name, message_id.header_name):
+            (self.directory / "exim" / name).unlink()
 
     def records(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log_file.read_text().splitlines() if line.startswith("{")]
@@ -126,9 +139,9 @@ config = {{ word = "{word}", seconds = {seconds} }}
         return found
 
     def until(self, condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + PATIENCE_SECONDS
         while not condition():
-            assert time.monotonic() < end, self.log_file.read_text()[-4000:]
+            assert time.monotonic() < end, self.log()[-4000:]
             time.sleep(0.02)
 
 
@@ -136,9 +149,7 @@ config = {{ word = "{word}", seconds = {seconds} }}
 def running(tmp_path: Path) -> Iterator[Running]:
     made = Running(tmp_path)
     yield made
-    if made.process is not None and made.process.poll() is None:
-        os.killpg(made.process.pid, signal.SIGKILL)
-        made.process.wait()
+    made.kill()
 
 
 def test_the_new_configuration_counts_and_what_is_in_hand_finishes_on_the_old(running: Running) -> None:
@@ -195,7 +206,7 @@ def test_what_can_not_be_used_changes_nothing(running: Running, name: str) -> No
     running.until(lambda: running.events()["sidecar.reload_refused"] == 1)
     (refused,) = [record for record in running.records() if record["event"] == "sidecar.reload_refused"]
     assert expected in refused["error"]
-    assert str(running.file) in refused["error"]
+    assert str(running.configuration) in refused["error"]
     running.put(3)
     running.until(lambda: running.words()["old"] == 3)
     # Mended, it is taken.
@@ -219,9 +230,9 @@ def test_what_can_not_be_used_changes_nothing(running: Running, name: str) -> No
 def test_where_messages_are_can_not_change_and_is_named(running: Running, setting: str, old: str, new: str) -> None:
     running.configure("old")
     running.start()
-    text = running.file.read_text()
+    text = running.configuration.read_text()
     place = text.rindex(old) if setting == "$.requeue.kind" else text.index(old)
-    running.file.write_text(text[:place] + new + text[place + len(old) :])
+    running.configuration.write_text(text[:place] + new + text[place + len(old) :])
     running.hang_up()
     running.until(lambda: running.events()["sidecar.reload_refused"] == 1)
     (refused,) = [record for record in running.records() if record["event"] == "sidecar.reload_refused"]
@@ -262,14 +273,12 @@ def _make_key(path: Path) -> None:
     path.chmod(0o600)
 
 
-def test_a_storm_of_reloads_under_load_handles_each_message_once(running: Running) -> None:
-    """Good and bad files in turn, faster than they can be taken, while mail flows."""
-    count = 600
-    running.configure("word-0", seconds=0.01)
-    running.start()
+@contextlib.contextmanager
+def storm(running: Running) -> Generator[None]:
+    """Good and bad files in turn, faster than they can be taken, until the end of the context."""
     ended = threading.Event()
 
-    def storm() -> None:
+    def blow() -> None:
         number = 0
         while not ended.is_set():
             number += 1
@@ -281,30 +290,73 @@ def test_a_storm_of_reloads_under_load_handles_each_message_once(running: Runnin
                 running.hang_up()
             time.sleep(0.05)
 
-    thread = threading.Thread(target=storm)
+    thread = threading.Thread(target=blow)
     thread.start()
     try:
-        for _ in range(count // 10):
-            running.put(10)
-            time.sleep(0.05)
-        running.until(lambda: sum(running.words().values()) == count)
+        yield
     finally:
         ended.set()
         thread.join()
+
+
+def has_raged(running: Running) -> bool:
+    """Whether there was enough of everything that the storm is about."""
+    events = running.events()
+    return events["sidecar.reloaded"] >= 3 and events["sidecar.reload_refused"] >= 1 and len(running.words()) >= 3
+
+
+def test_a_storm_of_reloads_under_load_handles_each_message_once(running: Running) -> None:
+    count = 0
+    running.configure("word-0", seconds=0.01)
+    running.start()
+    with storm(running):
+        while count < 600 or not has_raged(running):
+            count += len(running.put(10))
+            time.sleep(0.05)
+        running.until(lambda: sum(running.words().values()) == count)
+    assert_each_once(running, count)
+    assert not running.events()["message.dropped"]
+
+
+def test_a_storm_of_reloads_over_an_export_whose_exim_repeats_itself(tmp_path: Path) -> None:
+    """Some messages are exported again before Exim is done with them: the ledger knows them, whoever reads it."""
+    count = repeated = 0
+    running = Running(tmp_path, source="export")
+    running.configure("word-0", seconds=0.01)
+    try:
+        running.start()
+        with storm(running):
+            while count < 300 or not has_raged(running):
+                ids = running.put(10)
+                for message_id in ids[::3]:
+                    running.until(partial(running.is_taken, message_id))
+                    running.export(message_id)
+                    repeated += 1
+                for message_id in ids:
+                    running.finish(message_id)
+                count += len(ids)
+            running.until(lambda: sum(running.words().values()) == count)
+            running.until(lambda: running.events()["message.dropped"] == repeated)
+        # Both exports of a message are one file, whose lock only one claim has at a time: the other waits in work/.
+        assert_each_once(running, count, also_recovered=("claimed",))
+    finally:
+        running.kill()
+
+
+def assert_each_once(running: Running, count: int, also_recovered: tuple[str, ...] = ()) -> None:
+    """After its end: so many messages, each handled once, by a good configuration; nothing is left."""
     assert running.stop() == 0
     events = running.events()
-    assert events["sidecar.reloaded"] >= 3
-    assert events["sidecar.reload_refused"] >= 1
     requeued = Counter(record["id"] for record in running.records() if record["event"] == "message.requeued")
     assert len(requeued) == count
     assert set(requeued.values()) == {1}
     words = running.words()
     assert sum(words.values()) == count
-    assert len(words) >= 3
     assert "bad" not in words
     assert not [*running.directory.glob("source/*")]
     for state in ("work", "deferred", "held", "corrupt"):
         assert not [*running.directory.glob(f"state/{state}/*")]
     assert events["worker.died"] == 0
     # A new worker may look between another's mkdir and its lock, and clears the empty directory away.
-    assert {record["phase"] for record in running.records() if record["event"] == "message.recovered"} <= {"empty"}
+    recovered = {record["phase"] for record in running.records() if record["event"] == "message.recovered"}
+    assert recovered <= {"empty", *also_recovered}
