@@ -74,7 +74,7 @@ class LmdbFile:
         try:
             return lmdb.open(
                 self._path, subdir=False, map_size=_FIRST_SIZE, sync=self._synced, readonly=self._read_only,
-                create=not self._read_only, max_readers=_MOST_READERS, mode=durable.FILE_MODE, max_spare_txns=0,
+                max_readers=_MOST_READERS, mode=durable.FILE_MODE, max_spare_txns=0,
             )  # fmt: skip
         except lmdb.Error as error:
             raise LedgerError(f"{self._path}: {error}") from error

@@ -185,6 +185,30 @@ def test_without_room_for_a_claim_nothing_is_taken_and_nothing_kept(
     house.take().close()
 
 
+@pytest.mark.parametrize(("fails", "error"), [("replaced", NotReadyError), ("no room", OSError)])
+def test_a_copy_of_a_descriptor_keeps_no_lock(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, error: type[Exception]
+) -> None:
+    """A child that was forked meanwhile has one, and an OFD lock lives as long as any."""
+    kept = tmp_path / ID.data_name
+    os.link(house.data, kept)
+    copies: list[int] = []
+
+    def lock(descriptor: int, message_id: MessageId) -> bool:
+        copies.append(os.dup(descriptor))
+        if fails == "replaced":
+            house.data.unlink()
+        return lock_message(descriptor, message_id)
+
+    monkeypatch.setattr(claim, "lock_message", lock)
+    monkeypatch.setattr(durable, "make_directory", failing(errno.ENOSPC))
+    with pytest.raises(error):
+        house.take()
+    assert len(copies) == 1
+    assert not is_locked(kept)
+    os.close(copies[0])
+
+
 def test_a_move_that_fails_leaves_the_claim_to_the_recovery(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     before = open_descriptors()
     with monkeypatch.context() as broken:

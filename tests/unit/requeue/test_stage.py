@@ -211,10 +211,18 @@ def test_a_clone_is_given_its_own_first_line_where_that_is_as_long(
         os.pwrite(target, os.pread(source, 1 << 20, 0), 0)
         return True
 
+    copied: list[int] = []
+    real = durable.copy_tail
+
+    def copy_tail(source: int, target: int, offset: int) -> None:
+        copied.append(target)
+        real(source, target, offset)
+
     monkeypatch.setattr(durable, "clone", clone)
+    monkeypatch.setattr(durable, "copy_tail", copy_tail)
     mine = MessageId(new_id)
     (tmp_path / "source").write_bytes(ID.data_name.encode() + b"\n" + BODY)
     with open(tmp_path / "source", "rb") as source, open(tmp_path / "target", "wb+") as target:
         copy_data(source.fileno(), ID, target.fileno(), mine)
-        assert cloned == ([target.fileno()] if mine.is_long else [])
+        assert (cloned, copied) == (([target.fileno()], []) if mine.is_long else ([], [target.fileno()]))
     assert (tmp_path / "target").read_bytes() == mine.data_name.encode() + b"\n" + BODY
