@@ -111,6 +111,9 @@ def _shared_place(destination: str) -> Generator[str]:
 
 
 def _check_workers(client: Any, source: str, destination: str, token: str) -> None:
+    with contextlib.suppress(TimeoutError):
+        # They may have been started a moment ago, with this.
+        client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
     answers: dict[str, str] = client.run(probe, source, destination, token)
     if not answers:
         raise ConfigError("the Dask cluster has no workers")

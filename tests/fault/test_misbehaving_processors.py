@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -114,10 +113,13 @@ on_error = "hold"
     return configuration, ids
 
 
-def run(root: Path, configuration: Path, done: Callable[[], bool]) -> int:
-    """Run the sidecar until that is so, then end it; the exit code."""
+def run(root: Path, configuration: Path, done: Callable[[], bool], *, descriptors: int | None = None) -> int:
+    """Run the sidecar, with so many descriptors, until that is so, then end it; the exit code."""
+    command = [sys.executable, "-c", SIDECAR, str(configuration)]
+    if descriptors is not None:
+        command = ["sh", "-c", f'ulimit -Sn {descriptors} && exec "$@"', "sh", *command]
     with (root / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-c", SIDECAR, str(configuration)], stderr=log, cwd=root)
+        process = subprocess.Popen(command, stderr=log, cwd=root)
     try:
         give_up = time.monotonic() + 120
         while not done():
@@ -146,13 +148,12 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
 def test_a_worker_out_of_descriptors_makes_room_for_another(tmp_path: Path) -> None:
     configuration, ids = prepare(tmp_path, ["leaks"] * 60, workers=1)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
-    try:
+
+    def done() -> bool:
         # One that finds no descriptor itself is held, by name.
-        run(tmp_path, configuration, lambda: count(tmp_path / "target", "-H") + count(tmp_path / "state/held") == 60)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return count(tmp_path / "target", "-H") + count(tmp_path / "state/held") == 60
+
+    run(tmp_path, configuration, done, descriptors=300)
     log = (tmp_path / "log").read_text()
     assert '"event":"worker.leaking"' in log
     assert "/etc/hostname" in log
