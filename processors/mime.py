@@ -17,7 +17,7 @@ import email.parser
 import email.utils
 import re
 from collections.abc import Iterator
-from email.errors import HeaderParseError
+from email.errors import HeaderParseError, MultipartInvariantViolationDefect
 from email.header import decode_header, make_header
 from typing import Final
 
@@ -251,7 +251,9 @@ def _read_fields(fields: bytes, inside: tuple[MimePart, ...], number: int, start
         raise UnreadableMimeError("Content fields without end")
     # RFC 6532 allows UTF-8; of anything else the ASCII in it, an end of a name above all, is what counts.
     parsed = email.parser.HeaderParser().parsestr(fields.decode("utf-8", "replace"))
-    if parsed.defects or parsed.get_payload():
+    # Before 3.11.3 Python misses, where only a header was to be read, the parts that its Content-Type promises.
+    defects = [one for one in parsed.defects if not isinstance(one, MultipartInvariantViolationDefect)]
+    if defects or parsed.get_payload():
         raise UnreadableMimeError("a Content field that is not well formed")
     for name in _FIELDS:
         if len(parsed.get_all(name.decode(), [])) > 1:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,9 @@ def test_ctrl_c_ends_the_batch_and_its_workers(tmp_path: Path, archive: tuple[Pa
         "-c",
         str(tmp_path / "c.toml"),
     ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    # Who runs the tests in the background may have them ignore it.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=listen)
     give_up = time.monotonic() + 60
     while len(list((tmp_path / "out").glob("*-H"))) < 15:
         assert time.monotonic() < give_up
