@@ -225,8 +225,9 @@ def test_a_worker_that_was_given_up_and_comes_back_doubles_nothing(impatient_clu
     reports = [json.loads(line) for line in lines.splitlines()]
     assert Counter(report["id"] for report in reports) == dict.fromkeys(wanted, 1)
     failed = [report for report in reports if report["state"] != "written"]
-    # A fifth of a second a message: it is stopped in the midst of one, or just between two.
-    assert len(failed) <= 1, errors
+    # A fifth of a second a message: it is stopped in the midst of one, or just between two. On a busy machine
+    # another is given up, too, though it was not stopped; what it has in hand it finishes by itself.
+    assert len(failed) <= len(cluster.workers), errors
     assert process.returncode == len(failed)
     assert [report["reason"] for report in failed] == ["another worker has had it in hand for 4 s: resume later"] * len(
         failed
@@ -234,12 +235,16 @@ def test_a_worker_that_was_given_up_and_comes_back_doubles_nothing(impatient_clu
     given_up = (tmp_path / "dask" / "scheduler-0.log").read_text()
     assert "failed to heartbeat" in given_up
 
+    def missing() -> set[str]:
+        return set(wanted) - {path.name[:-2] for path in destination.glob("*-H")}
+
     # Before it has gone on, nobody may take that message from it.
+    assert missing() <= {report["id"] for report in failed}
     resumed = resume_batch(cluster, tmp_path / "source", destination, config)
-    assert resumed.returncode == len(failed), resumed.stderr
+    assert resumed.returncode == len(failed) or not missing(), resumed.stderr
     victim.send_signal(signal.SIGCONT)
     end = time.monotonic() + 60
-    while {path.name[:-2] for path in destination.glob("*-H")} < set(wanted):
+    while missing():
         assert time.monotonic() < end, "the worker did not go on"
         time.sleep(0.1)
     assert resume_batch(cluster, tmp_path / "source", destination, config).returncode == 0
