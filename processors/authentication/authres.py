@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from ..results import AuthResult, Result
@@ -23,10 +24,8 @@ _TOKEN_CHARACTERS: Final = "!#$%&'*+.^_`{|}~-" + string.digits + string.ascii_le
 #: ``[[local-part] "@"] domain-name`` without quotes (RFC 8601 2.2 pvalue).
 _ADDRESS: Final = re.compile(r"[!#$%&'*+/=?^_`{|}~0-9A-Za-z.-]*@[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*")
 _KEYWORD: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
-_USUAL_KEYWORDS: Final = frozenset(
-    {"spf", "dkim", "dmarc", "arc", "smtp", "header", "policy", "mailfrom", "helo", "from", "d", "i", "s", "a", "b"}
-    | {"oldest-pass", "remote-ip"}
-)
+#: How many words are kept as known to be keywords, or none.
+_KEPT: Final = 64
 _MAX_VALUE: Final = 400
 _MAX_REASON: Final = 200
 _LINE: Final = 78
@@ -43,7 +42,7 @@ def render_authentication_results(authserv_id: str, results: Iterable[AuthResult
     identity = _quoted(authserv_id, _MAX_VALUE) if authserv_id.strip(_TOKEN_CHARACTERS) else authserv_id
     if not blocks:
         return f"{identity}; none"
-    return identity + "".join(f";\n\t{block}" for block in blocks)
+    return ";\n\t".join([identity, *blocks])
 
 
 def render_result(result: AuthResult) -> str:
@@ -77,8 +76,9 @@ def _fold(words: list[str]) -> str:
     return "\n\t".join(lines)
 
 
+@lru_cache(maxsize=_KEPT)
 def _is_keyword(text: str) -> bool:
-    return text in _USUAL_KEYWORDS or _KEYWORD.fullmatch(text) is not None
+    return _KEYWORD.fullmatch(text) is not None
 
 
 def quote_value(value: str) -> str:

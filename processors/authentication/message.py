@@ -13,39 +13,39 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 from weakref import WeakKeyDictionary
 
+from msgspec import Struct
+
 from ...spool.body import Body, BytesBody
 from ...spool.message import Message
 from .body_hash import BodyHash, BodyHashRequest, body_hashes
 from .canonicalization import Canonicalization, relaxed_value, simple_field
 
 
-class SentField:
+class SentField(Struct, frozen=True, gc=False):
     """A header field as it is sent.
 
     raw has LF line ends and the final LF; name is in lower case, without white space
-    before the colon; value is what follows the colon, folds kept, without the final LF.
+    before the colon; value is what follows the colon, folds kept, without the final LF;
+    relaxed is the field in relaxed form with its CRLF (RFC 6376 3.4.2).
     """
 
-    __slots__ = ("_relaxed", "name", "raw", "value")
+    raw: bytes
+    name: bytes
+    value: bytes
+    relaxed: bytes
 
-    def __init__(self, raw: bytes) -> None:
+    @classmethod
+    def read(cls, raw: bytes) -> SentField:
+        """The field that is written so."""
         name, _, value = raw.partition(b":")
-        self.raw = raw
-        self.name = name.rstrip(b" \t").lower()
-        self.value = value.removesuffix(b"\n")
-        self._relaxed: bytes | None = None
+        name = name.rstrip(b" \t").lower()
+        value = value.removesuffix(b"\n")
+        return cls(raw, name, value, b"%b:%b\r\n" % (name, relaxed_value(value)))
 
     @property
     def raw_name(self) -> bytes:
         """The name as written, with what stands before the colon."""
         return self.raw.partition(b":")[0]
-
-    @property
-    def relaxed(self) -> bytes:
-        """The field in relaxed form with its CRLF (RFC 6376 3.4.2)."""
-        if self._relaxed is None:
-            self._relaxed = b"%b:%b\r\n" % (self.name, relaxed_value(self.value))
-        return self._relaxed
 
     @property
     def simple(self) -> bytes:
@@ -63,7 +63,7 @@ class AuthenticatedMessage:
     __slots__ = ("_body_hashes", "_body_requests", "_named", "body", "sent")
 
     def __init__(self, fields: Iterable[bytes], body: Body) -> None:
-        self._take(tuple([SentField(raw) for raw in fields]), body)
+        self._take(tuple([SentField.read(raw) for raw in fields]), body)
 
     def _take(self, sent: tuple[SentField, ...], body: Body) -> None:
         self.sent = sent
@@ -88,7 +88,7 @@ class AuthenticatedMessage:
             if header.flag != "*":
                 field = known.get(header.raw)
                 if field is None:
-                    field = known[header.raw] = SentField(header.raw)
+                    field = known[header.raw] = SentField.read(header.raw)
                 sent.append(field)
         made = cls.__new__(cls)
         made._take(tuple(sent), message.body)
@@ -96,7 +96,7 @@ class AuthenticatedMessage:
 
     def with_top(self, *fields: bytes) -> AuthenticatedMessage:
         """The same message with fields above all others, the first of them topmost."""
-        added = [SentField(raw) for raw in fields]
+        added = [SentField.read(raw) for raw in fields]
         made = type(self).__new__(type(self))
         made.sent = (*added, *self.sent)
         made.body = self.body

@@ -29,6 +29,7 @@ from typing import Any, Final
 import pytest
 
 from respool.errors import RespoolError, TemporaryError
+from respool.requeue.state import GONE
 from respool.sidecar import log, pause, worker
 from respool.sidecar.preparation import prepare
 from respool.sidecar.supervisor import Supervisor
@@ -196,6 +197,15 @@ class House:
         finally:
             os._exit(code)
 
+    @contextlib.contextmanager
+    def standing_still(self) -> Generator[None]:
+        """All of its processes stopped wherever they are; at the end they go on."""
+        os.killpg(self._process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self._process, signal.SIGCONT)
+
     def stop(self) -> int:
         """SIGTERM; the exit code."""
         os.kill(self._process, signal.SIGTERM)
@@ -259,8 +269,9 @@ class House:
             time.sleep(0.02)
 
     def is_done(self) -> bool:
-        """Whether all is delivered and nothing kept."""
-        return sum(self.delivered.values()) >= sum(self.expected.values()) and not any(self.setup.states().values())
+        """Whether all is delivered and no message kept; where job directories are kept for the next, those may be."""
+        kept = [name for names in self.setup.states().values() for name in names if not name.startswith(GONE)]
+        return sum(self.delivered.values()) >= sum(self.expected.values()) and not kept
 
 
 def _run(setup: Setup) -> int:
