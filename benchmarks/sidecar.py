@@ -8,8 +8,9 @@ threads and syncs, in a process of its own.
 The bare program (sidecar_work/bare.py) makes the system calls that the same guarantees need
 and the same cryptography, without any logic; *bare, files* is it without cryptography, *bare,
 cryptography* without files. *respool, files* has no processor: what it does is requeue, and it is held
-against *bare, files*. Contenders take turns, each pinned to as many processors as it has
-processes; the ratios are medians over the rounds. CPU is that of the processes themselves.
+against *bare, files*. Contenders take turns, each process on a processor of its own, as respool's workers
+are; *respool, anywhere* is what they would cost without that (``affinity = false``). The ratios are medians
+over the rounds. CPU is that of the processes themselves.
 
     python -m benchmarks.sidecar [--messages N] [--rounds N] [--workers 1 2 4] [--directory D] [--json]
 """
@@ -119,7 +120,10 @@ CONTENDERS: dict[str, Contender] = {
     "respool, files": partial(respool, config=PLAIN),
     "bare, files": partial(bare, sealing=False),
     "bare, cryptography": cryptography,
+    "respool, anywhere": respool,
 }
+#: Contenders whose processes go wherever the kernel puts them.
+_ANYWHERE: Final = {"respool, anywhere"}
 #: What a contender is held against, where it is not the whole bare program.
 _FLOORS: Final = {"respool, files": "bare, files"}
 
@@ -136,7 +140,7 @@ def _run_one(begin: Callable[[int], Work], number: int, pipe: Connection) -> Non
     pipe.send((end, after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime))
 
 
-def _run(begin: Callable[[int], Work], workers: int) -> list[tuple[float, float, float]]:
+def _run(begin: Callable[[int], Work], workers: int, *, anywhere: bool) -> list[tuple[float, float, float]]:
     """Of each process: wall time from the start, CPU in the program, CPU in the kernel."""
     context = multiprocessing.get_context("fork")
     usable = sorted(os.sched_getaffinity(0))
@@ -146,7 +150,8 @@ def _run(begin: Callable[[int], Work], workers: int) -> list[tuple[float, float,
         ours, theirs = context.Pipe()
         process = context.Process(target=_run_one, args=(begin, number, theirs))
         process.start()
-        os.sched_setaffinity(process.pid or 0, {usable[number % len(usable)]})
+        if not anywhere:
+            os.sched_setaffinity(process.pid or 0, {usable[number % len(usable)]})
         pipes.append(ours)
         processes.append(process)
         theirs.close()
@@ -162,13 +167,13 @@ def _run(begin: Callable[[int], Work], workers: int) -> list[tuple[float, float,
 
 
 def measure(name: str, place: Path, workers: int, material: Material, count: int) -> Measured:
-    """Let a contender hand count messages back with that many processes, each on a processor of its own."""
+    """Let a contender hand count messages back with that many processes."""
     with tempfile.TemporaryDirectory(dir=place) as directory:
         root = Path(directory)
         material.write(root, count)
         os.sync()
         with CONTENDERS[name](root, workers, material) as begin:
-            answers = _run(begin, workers)
+            answers = _run(begin, workers, anywhere=name in _ANYWHERE)
         done = len(list((root / "spool/input").glob("*-H")))
         if name != "bare, cryptography" and done != count:
             raise SystemExit(f"{name}: {done} of {count} messages are in the spool")

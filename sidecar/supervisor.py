@@ -30,6 +30,7 @@ from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
 from ..errors import ConfigError
+from .affinity import stay_on, usable_processors
 from .config import Config, decode, errors_of
 from .containment import contain
 from .endpoint import Health, serve
@@ -72,6 +73,7 @@ class Supervisor:
         self._trace = trace
         self._config_file = config_file
         self._present = _Generation(prepared, Heartbeats(prepared.config.workers))
+        self._processors = usable_processors()
         self._children: dict[int, _Child] = {}
         self._due: dict[int, float] = {}
         self._trial: Trial | None = None
@@ -260,6 +262,11 @@ class Supervisor:
     def _work(self, number: int) -> int:
         prepared = self._present.prepared
         log = self._log.bind(worker=number)
+        if prepared.config.affinity:
+            try:
+                stay_on(self._processors, number)
+            except OSError as error:
+                log.info("worker.affinity_refused", error=error)
         try:
             worker = make_worker(
                 prepared,

@@ -10,7 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 #: What Python is given to be a sidecar.
@@ -62,6 +63,13 @@ class SidecarProcess:
         code = self._process.wait(PATIENCE_SECONDS)
         self._process = None
         return code
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for it; AssertionError with the end of the log where it does not come."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            assert time.monotonic() < end, self.log()[-4000:]
+            time.sleep(0.02)
 
     def is_running(self) -> bool:
         """True until the parent process has ended."""

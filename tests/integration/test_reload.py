@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from respool.spool.ids import IdMinter, MessageId
-from tests.sidecar_process import PATIENCE_SECONDS, SidecarProcess
+from tests.sidecar_process import SidecarProcess
 
 PLUGIN = """
 import os
@@ -146,12 +146,6 @@ config = {{ word = "{word}", seconds = {seconds} }}
         for path in (self.directory / "target").glob("*-H"):
             found[path.read_text().partition("X-Word: ")[2].partition("\n")[0]] += 1
         return found
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + PATIENCE_SECONDS
-        while not condition():
-            assert time.monotonic() < end, self.log()[-4000:]
-            time.sleep(0.02)
 
 
 @pytest.fixture
