@@ -134,7 +134,8 @@ def test_so_much_of_an_old_variable_as_exim_takes() -> None:
 
 
 def test_a_variable_without_a_name() -> None:
-    assert read(header(b"-aclc  3\nabc\n", tree=TREE)).directives[0].variable == "acl_c"
+    for mark in (b"-", b"--(mysql)"):
+        assert read(header(mark + b"aclc  3\nabc\n", tree=TREE)).directives[0].variable == "acl_c"
 
 
 def test_a_value_that_ends_with_the_file() -> None:
