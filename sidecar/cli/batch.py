@@ -96,16 +96,16 @@ def batch(
     with errors_of(config_file or ""):
         build_steps(config.processor)
         make_resolver(config.dns)
-    with _lines_to(report_file, as_json=as_json, resume=resume) as write:
-        if dry_run:
-            work = batch_destination.survey(source, "", resume=False, dry_run=True).left
+    # The report is begun when nothing is in the way any more: a refused run leaves that of the one before as it is.
+    if dry_run:
+        work = batch_destination.survey(source, "", resume=False, dry_run=True).left
+        with _lines_to(report_file, as_json=as_json, resume=resume) as write:
             counts = _dry_run(source, config, work, write, as_json=as_json)
-        else:
-            place = destination or ""
-            with batch_destination.own(place):
-                found = batch_destination.survey(
-                    source, place, resume=resume, dry_run=False, shared=address is not None
-                )
+    else:
+        place = destination or ""
+        with batch_destination.own(place):
+            found = batch_destination.survey(source, place, resume=resume, dry_run=False, shared=address is not None)
+            with _lines_to(report_file, as_json=as_json, resume=resume) as write:
                 if resume and report_file is not None:
                     _report_earlier(found.done, report_file, write)
                 counts = _run(source, place, config, found.left, workers or config.workers, address, write)

@@ -166,6 +166,9 @@ def test_a_resumed_run_reports_what_earlier_runs_did_not(tmp_path: Path) -> None
     command = [sys.executable, "-m", "respool", "batch", str(source), str(out)]
     subprocess.run([*command, "--report", str(told)], check=True, capture_output=True, timeout=60)
     kept = [line for line in told.read_bytes().splitlines(True) if json.loads(line)["id"] in reported]
+    # Without --resume it is refused, and the report stays.
+    refused = subprocess.run([*command, "--report", str(told)], check=False, capture_output=True, timeout=60)
+    assert (refused.returncode, len(told.read_bytes().splitlines())) == (78, len(paths))
     # The line of one is torn, and one is not there at all: it is written anew.
     told.write_bytes(b"".join(kept) + b'{"id":"' + unreported.encode())
     (out / paths[missing]).unlink()
