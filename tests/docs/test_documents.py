@@ -127,6 +127,16 @@ def test_every_alert_has_a_first_look() -> None:
     assert set(re.findall(r"- alert: (\w+)", rules)) == set(re.findall(r"`(Respool\w+)`", page))
 
 
+def test_every_alert_is_seen_to_fire_and_not_to_fire() -> None:
+    # promtool runs them: tests/integration/test_metrics.py.
+    place = CHECKOUT / "samples" / "prometheus"
+    alerts = re.findall(r"- alert: (\w+)", (place / "respool.rules.yml").read_text())
+    text = (place / "respool.rules.test.yml").read_text()
+    fires = set(re.findall(r"alertname: (\w+)\n +exp_alerts:\n", text))
+    rests = set(re.findall(r"alertname: (\w+)\n +exp_alerts: \[\]\n", text))
+    assert (fires, rests) == (set(alerts), set(alerts))
+
+
 def test_no_event_is_explained_twice() -> None:
     rows = re.findall(r"(?m)^\| `([a-z_]+\.[a-z_]+)` \|", (CHECKOUT / "docs" / "log-events.md").read_text())
     assert [row for row in rows if rows.count(row) > 1] == []
