@@ -68,7 +68,8 @@ def _endpoint(listen: str) -> Finding:
 def _waiting(overview: Overview, state_directory: str) -> Findings:
     held, corrupt = overview.queues["held"].length, overview.queues["corrupt"].length
     if held:
-        yield warning("held mail", f"for a person to decide: {held}", "respool held list -c FILE")
+        waiting = "1 message waits" if held == 1 else f"{held} messages wait"
+        yield warning("held mail", f"{waiting} for a person", "respool held list -c FILE")
     if corrupt:
         where = os.path.join(state_directory, "corrupt")
         yield warning("unreadable mail", f"in {where}: {corrupt}", f"respool check {where} says what is wrong")

@@ -293,7 +293,9 @@ def test_mail_that_waits_for_a_person(setup: Setup) -> None:
     (setup.state / "held" / "1xV9Vo-0000zC-2c.1").mkdir()
     (setup.state / "corrupt" / "1xV9Vo-0000zD-2c.2").mkdir()
     findings = list(check_daemon(setup.config))
-    assert only(findings, "held mail") == warning("held mail", "for a person to decide: 1", "respool held list -c FILE")
+    assert only(findings, "held mail") == warning(
+        "held mail", "1 message waits for a person", "respool held list -c FILE"
+    )
     unreadable = only(findings, "unreadable mail")
     # What it says to do can be copied as it stands.
     command = unreadable.advice.split()[:3]
