@@ -39,6 +39,7 @@ class _Told(msgspec.Struct):
     """What a line of --report is looked at for."""
 
     id: str
+    state: str
 
 
 _TOLD: Final = msgspec.json.Decoder(_Told)
@@ -199,7 +200,10 @@ def _report_earlier(done: list[Found], report_file: str, write: Callable[[bytes]
     with open(report_file, "rb") as lines:
         for line in lines:
             with contextlib.suppress(msgspec.MsgspecError):  # what a kill has torn
-                told.add(_TOLD.decode(line).id)
+                one = _TOLD.decode(line)
+                # What was deferred, say, by one run may have been written by the next.
+                if one.state == "written":
+                    told.add(one.id)
     for found in done:
         if found.id not in told:
             write(msgspec.json.encode(archive.earlier_report(found)) + b"\n")
