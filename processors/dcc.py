@@ -24,7 +24,7 @@ from ..lookups.dcc import DccAnswer, DccClient, DccError, DccRequest
 from ..spool.body import wire_chunks
 from ..spool.message import Message
 from .api import Context, Part, Phase, Processor, ProcessorConfig, Verdict, discard, freeze, hold, proceed, split
-from .authentication.client import find_client
+from .authentication.client import canonical_address, find_client
 from .edits import Edit, RemoveHeader, RemoveRecipient, add_header, set_variable
 
 OPTIONS: Final = (
@@ -34,6 +34,8 @@ OPTIONS: Final = (
 OnBulk = Literal["proceed", "freeze", "hold", "discard"]
 
 _VARIABLE: Final = "acl_m_dcc_result"
+#: Exim's ACL may say here who the client really was (dcc.c).
+_OVERRIDE: Final = "acl_m_dcc_override_client_ip"
 
 
 class DccConfig(ProcessorConfig, frozen=True):
@@ -97,9 +99,10 @@ class Dcc(Processor[DccConfig]):
             return proceed()
         recipients = tuple(dict.fromkeys(recipient.address for recipient in message.undelivered))
         client = find_client(message)
+        override = canonical_address(envelope.variables.get(_OVERRIDE, b""))
         request = DccRequest(
-            client_address=client.address,
-            client_name=envelope.host_name or b"",
+            client_address=override or client.address,
+            client_name=b"" if override else envelope.host_name or b"",
             helo=client.helo,
             sender=message.sender,
             recipients=recipients,

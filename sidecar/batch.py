@@ -283,6 +283,15 @@ class Batch:
         return durable.create_file(name, at=self._staging)
 
 
+def earlier_report(found: Found) -> Report:
+    """Of a message that a run before this one has written and had no time to report.
+
+    What else it wrote of one that it had divided, and how much, nobody can say any more.
+    """
+    reason = "by an earlier run that did not report it"
+    return Report(id=str(found.id), state="written", reason=reason, outputs=(_header_path(found),))
+
+
 def _header_path(found: Found) -> str:
     prefix = f"{found.id.split_directory}/" if found.subdirectory else ""
     return prefix + found.id.header_name

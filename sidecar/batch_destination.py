@@ -16,6 +16,8 @@ import time
 from collections.abc import Generator
 from typing import Final
 
+from msgspec import Struct
+
 from ..errors import ConfigError
 from ..requeue import durable
 from ..requeue.reading import read_file
@@ -53,8 +55,15 @@ def own(destination: str) -> Generator[None]:
         os.close(descriptor)
 
 
-def survey(source: str, destination: str, *, resume: bool, dry_run: bool, shared: bool = False) -> list[Found]:
-    """What is left to do, oldest first; makes DEST. Raises ConfigError.
+class Survey(Struct, frozen=True):
+    """The messages of SRC, oldest first: those left to do, and those that DEST has."""
+
+    left: list[Found]
+    done: list[Found]
+
+
+def survey(source: str, destination: str, *, resume: bool, dry_run: bool, shared: bool = False) -> Survey:
+    """What is left to do, and what is done; makes DEST. Raises ConfigError.
 
     shared: workers elsewhere may still have messages in hand, so nothing is cleaned up
     here: process_once() does it, message by message.
@@ -70,7 +79,7 @@ def survey(source: str, destination: str, *, resume: bool, dry_run: bool, shared
     finally:
         directory.close()
     if dry_run:
-        return list(pairs)
+        return Survey(list(pairs), [])
     try:
         os.makedirs(os.path.join(destination, STAGING), mode=durable.DIRECTORY_MODE, exist_ok=True)
         target = MessageDirectory(destination)
@@ -86,7 +95,7 @@ def survey(source: str, destination: str, *, resume: bool, dry_run: bool, shared
         done -= _owing(target)
     finally:
         target.close()
-    return [found for found in pairs if found.id not in done]
+    return Survey([found for found in pairs if found.id not in done], [found for found in pairs if found.id in done])
 
 
 def _owing(target: MessageDirectory) -> set[MessageId]:

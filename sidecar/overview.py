@@ -42,8 +42,8 @@ class ProcessorFigures(Struct, frozen=True, kw_only=True):
 
     @property
     def short_name(self) -> str:
-        """The name without the directories of a processor in a file: ``note.py:Note``."""
-        return self.name.rpartition("/")[2]
+        """The name for people."""
+        return short_name(self.name)
 
 
 class Overview(Struct, frozen=True, kw_only=True):
@@ -70,6 +70,11 @@ class Overview(Struct, frozen=True, kw_only=True):
     dns_questions: int
     dns_failures: int
     troubles: tuple[Trouble, ...]
+
+
+def short_name(processor: str) -> str:
+    """A processor's name for people, without the directories of one in a file: ``note.py:Note``."""
+    return processor.rpartition("/")[2]
 
 
 def look(config: Config) -> Overview:

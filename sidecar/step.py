@@ -98,6 +98,7 @@ def call(step: Step, part: Part, context: api.Context) -> tuple[Traced, Followin
         # No verdict that was returned counts any more: an edit of it may be what failed.
         verdict, error = None, ProcessorError(step.name, raised)
         context.log.exception("processor.failed", processor=step.name, error=error)
+        _let_go(raised)
         following = _on_error(step, part, error)
     _end_fork(process)
     return Traced(processor=step.name, verdict=verdict, error=error, seconds=time.monotonic() - started), following
@@ -118,6 +119,7 @@ def run_effect(step: Step, effect: api.Effect, log: FilteringBoundLogger) -> Non
         # A bug in the processor: the message is committed, and trying again would not help.
         error = ProcessorError(step.name, raised)
         log.exception("effect.lost", key=effect.key, kind=effect.kind, error=error)
+        _let_go(raised)
     _end_fork(process)
 
 
@@ -128,6 +130,19 @@ def _is_interrupt(raised: BaseException) -> bool:
         and threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )
+
+
+def _let_go(raised: BaseException) -> None:
+    """Free what the frames of a failed processor hold, megabytes perhaps: the next message needs the room.
+
+    The frame that keeps the error is one of them: a circle, which Python finds in its own time.
+    """
+    waiting: list[BaseException | None] = [raised]
+    while waiting:
+        error = waiting.pop()
+        if error is not None and error.__traceback__ is not None:
+            error.__traceback__ = None
+            waiting += [error.__cause__, error.__context__]
 
 
 def _seconds(wait: Any) -> float | None:

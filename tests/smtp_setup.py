@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from structlog.typing import FilteringBoundLogger
 
 from respool.sidecar import log
 from respool.sidecar.config import SmtpRequeue
@@ -55,12 +56,12 @@ class SmtpSetup(Setup):
         (self.place / message_id.header_name).write_bytes(render_header_file(envelope))
         return message_id
 
-    def once(self) -> int:
+    def once(self, logger: FilteringBoundLogger | None = None) -> int:
         """``run --once`` here and now: its exit code."""
         log.configure(level=50, terminal=False)
         prepared = prepare(self.config)
         try:
-            return make_worker(prepared, log.get(), once=True, trace=False).run()
+            return make_worker(prepared, logger or log.get(), once=True, trace=False).run()
         finally:
             prepared.close()
 

@@ -49,7 +49,7 @@ class Client(Struct, frozen=True, kw_only=True):
 
 def client_address(message: Message) -> str:
     """The connecting host's IP address in canonical text; empty for local submission."""
-    return _canonical(message.envelope.host_address or b"")
+    return canonical_address(message.envelope.host_address or b"")
 
 
 def find_client(message: Message, trusted_relays: Sequence[Network] = ()) -> Client:
@@ -81,12 +81,13 @@ def read_received(value: bytes) -> Client | None:
         helo, address = match[1], match[2]
     else:
         return None
-    canonical = _canonical(address)
+    canonical = canonical_address(address)
     return Client(address=canonical, helo=helo) if canonical else None
 
 
 @lru_cache(maxsize=256)  # auth, conditions and arc-seal ask for one message
-def _canonical(address: bytes) -> str:
+def canonical_address(address: bytes) -> str:
+    """An IP address in canonical text; empty for what is none."""
     try:
         return str(ipaddress.ip_address(address.decode("ascii", "replace")))
     except ValueError:

@@ -8,8 +8,8 @@ run. Effects run at least once; the key names the file, so a second run finds it
     use = "/etc/respool/plugins/archive_copy.py:ArchiveCopy"
     config = { directory = "/srv/mail/archive" }
 
-Put it before what signs, if the archive shall have messages as they came; `respool batch`
-runs no effects.
+Put it before what signs, if the archive shall have messages as they came. `respool batch`
+runs effects, too: leave it out of the configuration of a batch that shall copy nothing.
 """
 
 from __future__ import annotations

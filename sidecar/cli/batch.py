@@ -35,6 +35,16 @@ _FAILED: Final = frozenset({"deferred", "held", "corrupt", "failed"})
 _STYLES: Final = {"written": "green", "discarded": "yellow", "deferred": "yellow", "held": "yellow"}
 
 
+class _Told(msgspec.Struct):
+    """What a line of --report is looked at for."""
+
+    id: str
+    state: str
+
+
+_TOLD: Final = msgspec.json.Decoder(_Told)
+
+
 @click.command()
 @click.argument("source", metavar="SRC", type=click.Path(exists=True, file_okay=False))
 @click.argument("destination", metavar="DEST", type=click.Path(file_okay=False), required=False)
@@ -87,15 +97,19 @@ def batch(
     with errors_of(config_file or ""):
         build_steps(config.processor)
         make_resolver(config.dns)
-    with _lines_to(report_file, as_json=as_json, resume=resume) as write:
-        if dry_run:
-            work = batch_destination.survey(source, "", resume=False, dry_run=True)
+    # The report is begun when nothing is in the way any more: a refused run leaves that of the one before as it is.
+    if dry_run:
+        work = batch_destination.survey(source, "", resume=False, dry_run=True).left
+        with _lines_to(report_file, as_json=as_json, resume=resume) as write:
             counts = _dry_run(source, config, work, write, as_json=as_json)
-        else:
-            place = destination or ""
-            with batch_destination.own(place):
-                work = batch_destination.survey(source, place, resume=resume, dry_run=False, shared=address is not None)
-                counts = _run(source, place, config, work, workers or config.workers, address, write)
+    else:
+        place = destination or ""
+        with batch_destination.own(place):
+            found = batch_destination.survey(source, place, resume=resume, dry_run=False, shared=address is not None)
+            with _lines_to(report_file, as_json=as_json, resume=resume) as write:
+                if resume and report_file is not None:
+                    _report_earlier(found.done, report_file, write)
+                counts = _run(source, place, config, found.left, workers or config.workers, address, write)
     sys.exit(1 if any(counts[state] for state in _FAILED) else 0)
 
 
@@ -178,6 +192,21 @@ def _lines_to(report_file: str | None, *, as_json: bool, resume: bool) -> Genera
                 file.write(line)
 
         yield write
+
+
+def _report_earlier(done: list[Found], report_file: str, write: Callable[[bytes], None]) -> None:
+    """Report what earlier runs have written and, since they were killed, not reported."""
+    told: set[str] = set()
+    with open(report_file, "rb") as lines:
+        for line in lines:
+            with contextlib.suppress(msgspec.MsgspecError):  # what a kill has torn
+                one = _TOLD.decode(line)
+                # What was deferred, say, by one run may have been written by the next.
+                if one.state == "written":
+                    told.add(one.id)
+    for found in done:
+        if found.id not in told:
+            write(msgspec.json.encode(archive.earlier_report(found)) + b"\n")
 
 
 def _end_line(path: str, file: IO[bytes]) -> None:

@@ -188,9 +188,11 @@ def _throughput(overview: Overview) -> Text:
     line.append(f"   the last hour, {sum(overview.minutes):,} messages:\n", style="dim")
     line.append(sparkline(overview.minutes), style="cyan").append("\n")
     shown = "   ".join(f"{count:,} {state}" for state, count in sorted(overview.ended.items())) or "no message yet"
-    line.append(f"since the start: {shown}", style="dim").append("\n")
+    line.append(f"since the start: {shown}", style="dim")
+    if not overview.message_mean_seconds:
+        return line
     line.append(
-        f"a message takes {seconds(overview.message_mean_seconds)}, "
+        f"\na message takes {seconds(overview.message_mean_seconds)}, "
         f"of that the requeue {seconds(overview.requeue_mean_seconds)}",
         style="dim",
     )

@@ -41,7 +41,8 @@ def lookup(table_type: str, file: str, key: str, *, as_json: bool) -> None:
     try:
         reference = msgspec.structs.replace(TableReference.parse(f"{table_type};/"), path=os.path.abspath(file))
     except ConfigError as error:
-        raise click.UsageError(error.reason) from error
+        expected = "lmdb, with Exim's wildcards as in partial-lmdb, partial0-lmdb, lmdb*@, lmdb*"
+        raise click.UsageError(f"'{table_type}' is no TYPE: expected {expected}") from error
     try:
         match = look_up(reference, os.fsencode(key))
     except TableError as error:

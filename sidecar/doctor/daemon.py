@@ -6,6 +6,7 @@ Diagnostics: the checks raise nothing.
 from __future__ import annotations
 
 import http.client
+import os
 from typing import Final
 
 from ..config import Config
@@ -28,7 +29,7 @@ def check_daemon(config: Config) -> Findings:
     yield _condition(overview)
     if config.metrics.listen and overview.condition != "not running":
         yield _endpoint(config.metrics.listen)
-    yield from _waiting(overview)
+    yield from _waiting(overview, config.state_directory)
 
 
 def _condition(overview: Overview) -> Finding:
@@ -64,13 +65,13 @@ def _endpoint(listen: str) -> Finding:
     return ok("endpoint", f"{listen} is ready")
 
 
-def _waiting(overview: Overview) -> Findings:
+def _waiting(overview: Overview, state_directory: str) -> Findings:
     held, corrupt = overview.queues["held"].length, overview.queues["corrupt"].length
     if held:
-        yield warning("held mail", f"{held} messages wait for a person", "respool held list -c FILE")
+        waiting = "1 message waits" if held == 1 else f"{held} messages wait"
+        yield warning("held mail", f"{waiting} for a person", "respool held list -c FILE")
     if corrupt:
-        yield warning(
-            "unreadable mail", f"{corrupt} messages in corrupt/", "respool check DIR says what is wrong with them"
-        )
+        where = os.path.join(state_directory, "corrupt")
+        yield warning("unreadable mail", f"in {where}: {corrupt}", f"respool check {where} says what is wrong")
     if not held and not corrupt:
         yield ok("held mail", "nothing waits for a person")

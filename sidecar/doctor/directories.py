@@ -97,7 +97,8 @@ def _rights(name: str, path: str, owner: int) -> tuple[Finding, int | None]:
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         found = f"{path} is {who}: {user_name(os.geteuid())} can't write there"
         return problem(name, found, f"chown {user_name(owner)} {path}"), descriptor
-    return ok(name, f"{path} is {who}: only {user_name(status.st_uid)} and root can write"), descriptor
+    writers = " and ".join(dict.fromkeys([user_name(status.st_uid), "root"]))
+    return ok(name, f"{path} is {who}: only {writers} can write"), descriptor
 
 
 def _absent(name: str, path: str, owner: int) -> Finding:

@@ -31,7 +31,7 @@ from ..cli.kept import opened_ledger
 from ..cli.status import duration, seconds
 from ..cli.terminal import escape
 from ..config import Config
-from ..overview import look
+from ..overview import look, short_name
 from . import charts, messages
 from .headers import SecurityHeaders
 from .passwords import Limits, make_authenticator
@@ -71,7 +71,9 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters.update(duration=duration, seconds=seconds, shown=escape, moment=_moment)
+        self._templates.filters.update(
+            duration=duration, seconds=seconds, shown=escape, short=short_name, moment=_moment
+        )
 
     def close(self) -> None:
         """Close the state directory."""
@@ -256,9 +258,9 @@ class Pages:
 
 async def _form(request: Request) -> dict[str, str]:
     """The fields of a form, sent by a page of ours."""
-    origin = request.headers.get("origin", "")
     # A browser names the origin of every POST: that of another site is a forgery.
-    if urlsplit(origin).netloc != request.headers.get("host", "") or not origin:
+    host = request.headers.get("host", "")
+    if not host or _host_of(request.headers.get("origin", "")) != host:
         raise _Refused(403, "This request came from another site.")
     if request.headers.get("content-type", "").partition(";")[0] != "application/x-www-form-urlencoded":
         raise _Refused(415, "This is not the form of a page.")
@@ -271,6 +273,14 @@ async def _form(request: Request) -> dict[str, str]:
         return dict(parse_qsl(content.decode(), keep_blank_values=True, max_num_fields=20))
     except ValueError:
         raise _Refused(400, "This form can't be read.") from None
+
+
+def _host_of(origin: str) -> str:
+    """Host and port of an origin; nothing where that is no address."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _to(path: str) -> RedirectResponse:

@@ -29,7 +29,7 @@ from ...spool.message import Message
 from ..cli.terminal import escape
 from ..config import Config, SpoolRequeue
 from ..measure import Ended
-from ..overview import recent
+from ..overview import recent, short_name
 from .preview import decoded, preview, source
 
 PAGE: int = 50
@@ -200,14 +200,16 @@ def _journey(config: Config, place: str, row: Row, envelope: Envelope | None) ->
     if status.crashes:
         yield Step(title=f"The worker died {status.crashes} times with it in hand", kind="bad")
     if status.released:
-        yield Step(title="Released by an operator", detail=f"holds overridden: {', '.join(status.released)}")
+        yield Step(
+            title="Released by an operator", detail=f"holds overridden: {', '.join(map(short_name, status.released))}"
+        )
     match place:
         case "held":
-            by = f" by {escape(status.processor)}" if status.processor else ""
+            by = f" by {escape(short_name(status.processor))}" if status.processor else ""
             why = " (a loop)" if status.processor == LOOP else ""
             yield Step(title=f"Held{by}{why}", detail=escape(status.reason), time=status.since, kind="held")
         case "deferred":
-            by = f" by {escape(status.processor)}" if status.processor else ""
+            by = f" by {escape(short_name(status.processor))}" if status.processor else ""
             yield Step(
                 title=f"Deferred{by}, attempt {status.attempt}", detail=escape(status.reason), time=status.since,
                 kind="deferred",
@@ -228,7 +230,9 @@ def _ran(ended: Ended) -> Iterator[Step]:
         detail = f"{ran.answer}, {ran.seconds * 1000:.3g} ms"
         kind = {"failed": "bad", "hold": "held", "defer": "deferred"}.get(ran.answer, "")
         yield Step(
-            title=escape(ran.processor), detail=f"{detail}: {escape(ran.reason)}" if ran.reason else detail, kind=kind
+            title=escape(short_name(ran.processor)),
+            detail=f"{detail}: {escape(ran.reason)}" if ran.reason else detail,
+            kind=kind,
         )
 
 

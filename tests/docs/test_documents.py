@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.core import Metric
 
 import respool
 from respool.errors import RespoolError
 from respool.processors import registry
 from respool.sidecar.config import Config
+from respool.sidecar.metrics import StateCollector
 
+from ..fault.harness import Setup
 from . import api, command_line, settings
 from .settings import page
 
@@ -31,9 +34,9 @@ def pages() -> dict[Path, str]:
     return {path: path.read_text() for path in found if "demo" not in path.relative_to(CHECKOUT).parts}
 
 
-def log_events() -> dict[str, str]:
-    """Every event that the code logs, with the file where it does."""
-    found: dict[str, str] = {}
+def log_events() -> dict[str, set[str]]:
+    """Every event that the code logs, and at which levels."""
+    found: dict[str, set[str]] = {}
     for room in ROOMS:
         for path in (CHECKOUT / room).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
@@ -45,7 +48,8 @@ def log_events() -> dict[str, str]:
                     choices = [first.body, first.orelse] if isinstance(first, ast.IfExp) else [first]
                     for event in choices:
                         assert isinstance(event, ast.Constant), f"{path}:{node.lineno}: an event's name is a constant"
-                        found[str(event.value)] = str(path.relative_to(CHECKOUT))
+                        level = "error" if node.func.attr == "exception" else node.func.attr
+                        found.setdefault(str(event.value), set()).add(level)
     return found
 
 
@@ -76,8 +80,8 @@ def test_every_setting_of_the_configuration_is_explained() -> None:
 
 def test_every_log_event_is_explained_and_no_other() -> None:
     page = (CHECKOUT / "docs" / "log-events.md").read_text()
-    documented = set(re.findall(r"(?m)^\| `([a-z_]+\.[a-z_]+)` \|", page))
-    assert documented == set(log_events())
+    rows = re.findall(r"(?m)^\| `([a-z_]+\.[a-z_]+)` \| ([a-z, ]+) \|", page)
+    assert {event: set(levels.split(", ")) for event, levels in rows} == log_events()
 
 
 def errors() -> Iterator[type[RespoolError]]:
@@ -121,10 +125,37 @@ def test_every_metric_is_explained_and_no_other() -> None:
     assert sorted(documented) == sorted(others | {f"{name}_total" for name in counters})
 
 
+def test_metrics_have_the_type_and_the_labels_that_their_page_says(tmp_path: Path) -> None:
+    page = (CHECKOUT / "docs" / "metrics.md").read_text()
+    documented = set(re.findall(r"(?m)^\| `(respool_\w+)` \| (\w+) \| ([\w, ]*?) ?\|", page))
+    families = list(StateCollector(Setup(tmp_path, source="queue").config).collect())
+    found = {
+        (family.name + ("_total" if family.type == "counter" else ""), family.type, ", ".join(labels(family)))
+        for family in families
+    }
+    assert documented == found
+
+
+def labels(family: Metric) -> tuple[str, ...]:
+    """Their names, which a family keeps for itself until it has a sample."""
+    names: tuple[str, ...] = vars(family)["_labelnames"]
+    return names
+
+
 def test_every_alert_has_a_first_look() -> None:
     rules = (CHECKOUT / "samples" / "prometheus" / "respool.rules.yml").read_text()
     page = (CHECKOUT / "docs" / "operating.md").read_text()
     assert set(re.findall(r"- alert: (\w+)", rules)) == set(re.findall(r"`(Respool\w+)`", page))
+
+
+def test_every_alert_is_seen_to_fire_and_not_to_fire() -> None:
+    # promtool runs them: tests/integration/test_metrics.py.
+    place = CHECKOUT / "samples" / "prometheus"
+    alerts = re.findall(r"- alert: (\w+)", (place / "respool.rules.yml").read_text())
+    text = (place / "respool.rules.test.yml").read_text()
+    fires = set(re.findall(r"alertname: (\w+)\n +exp_alerts:\n", text))
+    rests = set(re.findall(r"alertname: (\w+)\n +exp_alerts: \[\]\n", text))
+    assert (fires, rests) == (set(alerts), set(alerts))
 
 
 def test_no_event_is_explained_twice() -> None:

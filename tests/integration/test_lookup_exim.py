@@ -20,7 +20,8 @@ from msgspec import Struct
 
 from respool.lookups.table_build import build
 from respool.lookups.table_reference import TableReference
-from respool.lookups.tables import look_up
+from respool.lookups.tables import TableError, look_up
+from respool.testing import make_context
 
 from .exim_configuration import EXIM
 
@@ -100,24 +101,33 @@ def test_every_type_and_key(lookups: Lookups) -> None:
         assert found == expected, (kind, key)
 
 
-def test_the_forms_of_an_expansion(lookups: Lookups) -> None:
-    def lookup(key: str, rest: str) -> str:
-        return f"${{lookup{{{key}}}{lookups.kind}{{{lookups.file}}}{rest}}}"
-
-    found = lookups.expand(
-        lookup("one", ""), lookup("none", ""), lookup("one", "{yes $value}"), lookup("none", "{yes}"),
-        lookup("none", "{yes}{no}"), lookup("empty", "{yes <$value>}{no}"), lookup("one", "{yes}fail"),
-        lookup("none", "{yes}fail"), lookup("", "{yes}{no}"),
-    )  # fmt: skip
-    assert found[:7] == [b"first", b"", b"yes first", b"", b"no", b"yes <>", b"yes"]
-    assert b'"fail" requested' in found[7]
-    assert found[8] == b"no"
+def test_the_forms_of_an_expansion_and_ours(lookups: Lookups) -> None:
+    """Each form of the expansion beside the expression that lookups/README.md has for it."""
+    asked: list[tuple[str, str, bytes | None]] = []
+    for key in ("one", "empty", "none", ""):
+        value = make_context().lookup(f"lmdb;{lookups.table}", key)
+        asked += [
+            (key, "", value or b""),
+            (key, "{yes <$value>}", b"" if value is None else b"yes <%b>" % value),
+            (key, "{yes <$value>}{no}", b"no" if value is None else b"yes <%b>" % value),
+            (key, "{yes <$value>}fail", None if value is None else b"yes <%b>" % value),
+        ]
+    found = lookups.expand(*(f"${{lookup{{{key}}}{lookups.kind}{{{lookups.file}}}{rest}}}" for key, rest, _ in asked))
+    for (key, rest, ours), exims in zip(asked, found, strict=True):
+        if ours is None:
+            assert b'"fail" requested' in exims, (key, rest)
+        else:
+            assert exims == ours, (key, rest)
+    assert [ours for key, _, ours in asked if key == "one"] == [b"first", *[b"yes <first>"] * 3]
+    assert [ours for key, _, ours in asked if key == "none"] == [b"", b"", b"no", None]
 
 
 def test_a_table_that_is_not_there_is_no_absence(lookups: Lookups) -> None:
     (found,) = lookups.expand(f"${{lookup{{one}}{lookups.kind}{{{lookups.file}.none}}{{yes}}{{no}}}}")
     assert found.startswith(b"Failed: ")
     assert b"No such file" in found
+    with pytest.raises(TableError, match="No such file"):
+        make_context().lookup(f"lmdb;{lookups.table}.none", "one")
 
 
 def test_a_value_of_any_kind(lookups: Lookups, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from respool.sidecar import log
 from respool.sidecar.config import DnsSection
 from respool.spool.ids import MessageId
 
@@ -75,8 +76,11 @@ def test_postfix_with_tls_and_many_messages(tmp_path: Path, open_directory: Path
         setup = SmtpSetup(tmp_path, postfix.port, host="localhost", tls="verify", ca_file=ca_file)
         for number in range(5):
             setup.write(b"a@one.example", message_id=_id(number))
-        assert setup.once() == 0, postfix.log()
+        with (tmp_path / "log").open("wb") as file:
+            assert setup.once(log.to_file(file)) == 0, postfix.log()
         assert len(behind.messages) == 5
+        # As Exim's PS= says it: EHLO, STARTTLS, EHLO again.
+        assert (tmp_path / "log").read_text().count('"protocol":"ese"') == 5
 
 
 def _id(number: int) -> MessageId:

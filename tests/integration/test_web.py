@@ -136,7 +136,7 @@ def page(browser: Browser) -> Iterator[Page]:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     passwords = tmp_path / "passwords"
-    passwords.write_text(f"# operators\n{hash_line('anna', PASSWORD)}\n")
+    passwords.write_text(f"# operators\n{hash_line('anna', PASSWORD)}\n{hash_line('bob', PASSWORD)}\n")
     passwords.chmod(0o640)
     made = Site(tmp_path, f'password_file = "{passwords}"')
     made.start()
@@ -228,7 +228,7 @@ def test_a_running_sidecar_and_a_journey(page: Page, site: Site) -> None:
         page.get_by_role("button", name="Find").click()
         journey = page.locator(".journey")
         expect(journey).to_contain_text("Received by Exim")
-        expect(journey).to_contain_text("Judge")
+        expect(journey).to_contain_text("Held by judge.py:Judge")
         expect(journey).to_contain_text("hold, ")
         expect(page.get_by_role("heading", level=1)).to_contain_text("hold this invoice, € 50")
         photograph(page, "web-message")
@@ -314,6 +314,43 @@ def test_forms_of_others_do_nothing(page: Page, site: Site) -> None:
     assert site.ids("held") == [held]
     assert site.request("POST", path, {"token": token}, Cookie=session, Origin=site.url)[0] == 303
     assert site.ids("held") == []
+
+
+BUTTONS = {
+    "held": ("Release: process again", "Release as it is", "Drop it"),
+    "deferred": ("Try again now",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("who", ["logged out", "another operator"])
+def test_no_button_works_for_the_wrong_user(page: Page, site: Site, who: str) -> None:
+    """On a page that is open still: its session ended elsewhere, or somebody else has logged in meanwhile."""
+    site.put("hold")
+    site.put("defer")
+    site.drain()
+    states = {state: (site.directory / "state" / state).iterdir() for state in BUTTONS}
+    paths = {state: f"{site.url}/queue/{state}/{next(names).name}" for state, names in states.items()}
+    before = {path: path.read_bytes() for path in (site.directory / "state").rglob("status.json")}
+    assert len(before) == 2
+    for state, buttons in BUTTONS.items():
+        for button in (*buttons, "Log out"):
+            log_in(page, site)
+            page.goto(paths[state] + ("/confirm" if button == "Drop it" else ""))
+            other = page.context.new_page()
+            other.goto(site.url)
+            other.get_by_role("button", name="Log out").click()
+            if who == "another operator":
+                log_in(other, site, "bob")
+            page.get_by_role("button", name=button).click()
+            if who == "logged out":
+                expect(page).to_have_url(f"{site.url}/login")
+            else:
+                expect(page.get_by_role("alert")).to_contain_text("This form was not made for this session")
+                expect(other.locator("header")).to_contain_text("bob")
+                page.context.clear_cookies()
+            other.close()
+    assert {path: path.read_bytes() for path in (site.directory / "state").rglob("status.json")} == before
+    assert "web.acted" not in site.log()
 
 
 def test_names_are_checked_before_they_are_paths(page: Page, site: Site) -> None:

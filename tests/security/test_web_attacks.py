@@ -77,6 +77,9 @@ def test_a_token_that_was_there_before_the_log_in_is_none_after_it(site: Site) -
         b"Origin: http://evil.example\r\n",
         b"Origin: http://%b.evil.example\r\n",
         b"Origin: http://%b@evil.example\r\n",
+        # No address that urllib reads.
+        b"Origin: http://[\r\n",
+        b"Origin: http://%b]\r\n",
     ],
 )
 def test_a_form_of_nobodys_is_refused(site: Site, cookie: bytes, origin: bytes) -> None:

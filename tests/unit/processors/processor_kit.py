@@ -24,6 +24,7 @@ def make_message(
     sender: bytes = b"bounce@example.com",
     host: bytes | None = b"[192.0.2.1]:4711",
     helo: bytes = b"mail.example.com",
+    host_name: bytes | None = None,
     host_auth: bytes | None = None,
     variables: dict[str, bytes] | None = None,
     deleted: Iterable[bytes] = (),
@@ -34,6 +35,8 @@ def make_message(
     directives = [Directive.make(b"helo_name", helo)]
     if host is not None:
         directives.append(Directive.make(b"host_address", host))
+    if host_name is not None:
+        directives.append(Directive.make(b"host_name", host_name))
     if host_auth is not None:
         directives.append(Directive.make(b"host_auth", host_auth))
     directives += [Directive.make_variable(name, value) for name, value in (variables or {}).items()]

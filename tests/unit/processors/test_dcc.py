@@ -54,6 +54,18 @@ def test_accepted(daemon: Dccifd) -> None:
     assert request.recipients == (A, B)
 
 
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [(b"198.51.100.7", b"198.51.100.7"), (b"2001:DB8::1", b"2001:db8::1"), (b"not an address\nHELO", b"192.0.2.1")],
+)
+def test_exims_acl_may_name_another_client(daemon: Dccifd, said: bytes, asked: bytes) -> None:
+    run(make(daemon), variables={"acl_m_dcc_override_client_ip": said}, host_name=b"relay.example.com")
+    (request,) = daemon.requests
+    assert request.client_address == asked
+    # The name is that of the host that connected.
+    assert request.client_name == (b"relay.example.com" if asked == b"192.0.2.1" else b"")
+
+
 def test_deleted_fields_and_delivered_recipients_are_not_told(daemon: Dccifd) -> None:
     run(make(daemon), A, B, C, delivered=(B,), deleted=(b"Secret: x\n",))
     (request,) = daemon.requests

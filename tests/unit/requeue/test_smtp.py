@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from respool.sidecar import log
 from respool.spool.envelope import DSN_DELAY, DSN_FAILURE, DSN_NEVER, Recipient
 from respool.spool.ids import MessageId
 
@@ -111,6 +113,18 @@ def test_xclient(server: ScriptedSmtp, tmp_path: Path, offered: bytes, dialect: 
     assert b"NAME=[UNAVAILABLE]" in other
     # What was made on this host is never sent as another client's.
     assert by_recipient[b"<%b>" % C].xclient == b""
+
+
+@pytest.mark.parametrize(("xclient", "actions"), [("off", "e"), ("auto", "ex")])
+def test_the_log_says_how_the_session_began(server: ScriptedSmtp, tmp_path: Path, xclient: str, actions: str) -> None:
+    server.server.extensions = (*EXTENSIONS, b"XCLIENT NAME ADDR PORT")
+    setup = SmtpSetup(tmp_path, server.port, xclient=xclient)
+    setup.write(A, directives=CLIENT)
+    with (tmp_path / "log").open("wb") as file:
+        assert setup.once(log.to_file(file)) == 0
+    events = map(json.loads, (tmp_path / "log").read_text().splitlines())
+    (sent,) = (event for event in events if event["event"] == "smtp.sent")
+    assert (sent["protocol"], sent["recipients"]) == (actions, 1)
 
 
 def test_xclient_not_offered(server: ScriptedSmtp, tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ config = {{ tables = [{{ by = "domain", table = "lmdb;{directory}/routes.mdb" }}
 
 
 def run_here(source: Path, out: Path, config: BatchConfig, *, resume: bool) -> None:
-    work = batch_destination.survey(str(source), str(out), resume=resume, dry_run=False)
+    work = batch_destination.survey(str(source), str(out), resume=resume, dry_run=False).left
     one = batch.Batch(str(source), str(out), config)
     for found in work:
         assert one.process(found).report.state == "written"

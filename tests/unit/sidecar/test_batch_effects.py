@@ -170,7 +170,7 @@ def _drain(
             place = str(archive.destination)
             work = batch_destination.survey(
                 str(archive.source), place, resume=dies_at is None, dry_run=False, shared=together
-            )
+            ).left
             one = batch.Batch(str(archive.source), place, config)
             for found in work:
                 report = one.process_once(found) if together else one.process(found).report

@@ -70,7 +70,7 @@ def test_what_kills_or_hangs_its_worker_is_reported_and_the_rest_is_done(
     source, ids = archive
     out = str(tmp_path / "out")
     config = decode(configuration(tmp_path).encode(), BatchConfig, file="c.toml")
-    work = survey(str(source), out, resume=False, dry_run=False)
+    work = survey(str(source), out, resume=False, dry_run=False).left
     reports = {report.id: report for report in run(str(source), out, config, work, 2)}
     assert sorted(reports) == sorted(ids.values())
     by_deed = {deed: reports[message_id] for deed, message_id in ids.items()}
@@ -144,11 +144,49 @@ def test_a_report_holds_a_line_for_each_message_over_kill_and_resume(tmp_path: P
             torn += 1
     assert torn == 1
     assert {line["state"] for line in lines} == {"written"}
-    # What was written and not yet reported when the parent was killed is in DEST, and has no line.
-    missing = ids - {line["id"] for line in lines}
-    assert len(lines) == len({line["id"] for line in lines})
-    assert len(missing) <= 2 * 32
+    # Also of what was written, and not yet reported, when the parent was killed.
+    assert sorted(line["id"] for line in lines) == sorted(ids)
     assert {path.name[:-2] for path in out.glob("*-H")} == ids
+
+
+def test_a_resumed_run_reports_what_earlier_runs_did_not(tmp_path: Path) -> None:
+    source, out, told = tmp_path / "source", tmp_path / "out", tmp_path / "report.jsonl"
+    source.mkdir()
+    minter = IdMinter(long=True)
+    paths: dict[str, str] = {}
+    for number in range(6):
+        message_id = minter.mint()
+        place = message_id.split_directory if number % 2 else ""
+        (source / place).mkdir(exist_ok=True)
+        paths[str(message_id)] = os.path.join(place, message_id.header_name)
+        message = make_message(message_id=str(message_id))
+        (source / place / message_id.header_name).write_bytes(render_header_file(message.envelope))
+        (source / place / message_id.data_name).write_bytes(f"{message_id}-D\n".encode() + b"Hello.\n")
+    *reported, unreported, missing = paths
+    command = [sys.executable, "-m", "respool", "batch", str(source), str(out)]
+    subprocess.run([*command, "--report", str(told)], check=True, capture_output=True, timeout=60)
+    kept = [line for line in told.read_bytes().splitlines(True) if json.loads(line)["id"] in reported]
+    # Without --resume it is refused, and the report stays.
+    refused = subprocess.run([*command, "--report", str(told)], check=False, capture_output=True, timeout=60)
+    assert (refused.returncode, len(told.read_bytes().splitlines())) == (78, len(paths))
+    # Of one the line is torn, behind another of a run that had deferred it; one is not there at all: it is written anew.
+    kept.append(b'{"id":"%b","state":"deferred"}\n' % unreported.encode())
+    told.write_bytes(b"".join(kept) + b'{"id":"' + unreported.encode())
+    (out / paths[missing]).unlink()
+    resumed = subprocess.run(
+        [*command, "--resume", "--report", str(told)], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert "1 written" in resumed.stderr
+    torn, of_earlier, of_this = told.read_bytes().splitlines()[len(kept) :]
+    assert torn.startswith(b'{"id":"')
+    earlier = json.loads(of_earlier)
+    assert (earlier["id"], earlier["state"], earlier["outputs"]) == (unreported, "written", [paths[unreported]])
+    assert earlier["reason"] == "by an earlier run that did not report it"
+    assert (json.loads(of_this)["id"], json.loads(of_this)["reason"]) == (missing, "")
+    # With nothing left to say nothing is said twice.
+    before = told.read_bytes()
+    subprocess.run([*command, "--resume", "--report", str(told)], check=True, capture_output=True, timeout=60)
+    assert told.read_bytes() == before
 
 
 def test_ctrl_c_ends_the_batch_and_its_workers(tmp_path: Path, archive: tuple[Path, dict[str, str]]) -> None:

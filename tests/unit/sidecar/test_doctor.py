@@ -16,13 +16,15 @@ from click.testing import CliRunner
 
 from respool.lookups.zone import ZoneResolver
 from respool.processors.authentication.keys import load_signing_key
+from respool.requeue.state import STATES
 from respool.sidecar.cli import cli
 from respool.sidecar.cli.doctor import _beside
 from respool.sidecar.config import Config, decode
 from respool.sidecar.doctor import directories, exim, system
+from respool.sidecar.doctor.daemon import check_daemon
 from respool.sidecar.doctor.directories import check_directories
 from respool.sidecar.doctor.exim import check_exim
-from respool.sidecar.doctor.finding import Finding
+from respool.sidecar.doctor.finding import Finding, warning
 from respool.sidecar.doctor.names import check_dns, check_keys, check_tables
 from respool.sidecar.doctor.system import check_system
 from tests.fault.harness import Setup
@@ -281,6 +283,24 @@ def test_tables(tmp_path: Path) -> None:
     )
     found = list(check_tables(decode(text.encode(), Config, file="test.toml")))
     assert [(one.level, one.topic) for one in found] == [("problem", "table"), ("ok", "table")]
+
+
+def test_mail_that_waits_for_a_person(setup: Setup) -> None:
+    for state in STATES:
+        (setup.state / state).mkdir(parents=True)
+    nothing = only(check_daemon(setup.config), "held mail")
+    assert (nothing.level, nothing.found) == ("ok", "nothing waits for a person")
+    (setup.state / "held" / "1xV9Vo-0000zC-2c.1").mkdir()
+    (setup.state / "corrupt" / "1xV9Vo-0000zD-2c.2").mkdir()
+    findings = list(check_daemon(setup.config))
+    assert only(findings, "held mail") == warning(
+        "held mail", "1 message waits for a person", "respool held list -c FILE"
+    )
+    unreadable = only(findings, "unreadable mail")
+    # What it says to do can be copied as it stands.
+    command = unreadable.advice.split()[:3]
+    assert command == ["respool", "check", f"{setup.state}/corrupt"]
+    assert unreadable.found.endswith(": 1")
 
 
 def test_the_command_and_its_exit_codes(setup: Setup) -> None:

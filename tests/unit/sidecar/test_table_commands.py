@@ -59,7 +59,8 @@ def test_codes_of_trouble(built: Path, tmp_path: Path) -> None:
     done = run("lookup", "lmdb", tmp_path / "none", "key")
     assert (done.exit_code, done.stdout) == (75, "")
     assert "No such file" in done.stderr
-    assert run("lookup", "cdb", built, "key").exit_code == 2
+    wrong = run("lookup", "cdb", built, "key")
+    assert (wrong.exit_code, "'cdb' is no TYPE: expected lmdb" in wrong.stderr) == (2, True)
     assert run("table", "dump", tmp_path / "none").exit_code == 75
     assert run("table", "build", tmp_path / "none", built).exit_code == 2
     bad = tmp_path / "bad"
