@@ -31,7 +31,6 @@ from msgspec import Struct
 from ...errors import ConfigError
 from ...lookups.dns import DnsTemporaryError, Resolver
 from ..results import Result
-from .domain_names import a_label_domain
 from .signature import SignatureSyntaxError, parse_tag_list
 
 #: RFC 8301 section 3.2: a verifier must not accept less.
@@ -189,12 +188,11 @@ class KeyLookup:
         self._found: dict[str, KeyRecord | KeyFault] = {}
 
     def find(self, domain: str, selector: str) -> KeyRecord | KeyFault:
-        """The key record of selector at domain; trouble in DNS is a KeyFault with temperror."""
+        """The key record of selector at domain, both as DNS has them; trouble in DNS is a KeyFault with temperror."""
         name = f"{selector}._domainkey.{domain}"
         found = self._found.get(name)
         if found is None:
-            asked = name if name.isascii() else _a_label_name(domain, selector)
-            found = self._found[name] = _NO_KEY if asked is None else self._ask(asked)
+            found = self._found[name] = self._ask(name)
         return found
 
     def _ask(self, name: str) -> KeyRecord | KeyFault:
@@ -210,12 +208,6 @@ class KeyLookup:
             if found is _NO_KEY:
                 found = parsed
         return found
-
-
-def _a_label_name(domain: str, selector: str) -> str | None:
-    """Where the key is asked for (RFC 8616 section 5); None where these have no A-labels."""
-    labels = [part if part.isascii() else a_label_domain(part) for part in (selector, domain)]
-    return None if None in labels else f"{labels[0]}._domainkey.{labels[1]}"
 
 
 class SigningKey:

@@ -167,6 +167,29 @@ def test_hostile_and_revoked_keys(record: bytes, reason: str) -> None:
     assert (found.result, found.reason) == (Result.PERMERROR, reason)
 
 
+@pytest.mark.parametrize("domain", ["bücher.example", "BÜCHER.Example", "xn--bcher-kva.example"])
+@pytest.mark.parametrize(
+    "identity", [None, "@post.bücher.example", "@POST.XN--BCHER-KVA.example", "käte@BÜCHER.example"]
+)
+def test_u_labels_and_a_labels_are_one_name(domain: str, identity: str | None) -> None:
+    # RFC 8616 section 5: each of the three names may be written either way.
+    record = public_record(rsa_private_key())
+    resolver = KeyZone({"xn--gre-6ka8i._domainkey.xn--bcher-kva.example": record})
+    (found,) = verify(hand_signed({"d": domain, "s": "größe", "i": identity}), resolver)
+    assert (found.result, found.reason) == (Result.PASS, "")
+    # Authentication-Results is ASCII: in U-labels the names would be lost there.
+    assert (found.domain, found.selector) == ("xn--bcher-kva.example", "xn--gre-6ka8i")
+    assert found.identity.rpartition("@")[2] in {"xn--bcher-kva.example", "post.xn--bcher-kva.example"}
+
+
+@pytest.mark.parametrize("tag", ["d", "s", "i"])
+def test_what_has_no_a_labels_is_no_name(tag: str) -> None:
+    resolver = KeyZone({})
+    (found,) = verify(hand_signed({tag: "@a／b.example" if tag == "i" else "a／b.example"}), resolver)
+    assert (found.result, found.reason[:18]) == (Result.NEUTRAL, "signature syntax: ")
+    assert not resolver.asked
+
+
 def test_of_several_records_the_usable_one() -> None:
     good = public_record(rsa_private_key())
     (found,) = verify(hand_signed(), KeyZone({RSA_NAME: [b"v=spf1 -all", good]}))

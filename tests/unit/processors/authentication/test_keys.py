@@ -28,7 +28,7 @@ from respool.processors.authentication.keys import (
 from respool.processors.authentication.signature_text import encode_base64
 from respool.processors.results import Result
 
-from .signed_mail import KeyZone, ed25519_private_key, rsa_private_key, zone
+from .signed_mail import ed25519_private_key, rsa_private_key, zone
 
 DIGEST = hashlib.sha256(b"text").digest()
 
@@ -107,12 +107,3 @@ def test_one_question_for_each_name() -> None:
     assert lookup.find("example.org", "rsa") is first
     assert lookup.find("example.org", "none") == KeyFault(Result.PERMERROR, "no key for signature", is_lookup=True)
     assert resolver.asked == ["rsa._domainkey.example.org", "none._domainkey.example.org"]
-
-
-def test_u_labels_are_asked_for_as_a_labels() -> None:
-    resolver = KeyZone({})
-    KeyLookup(resolver).find("bücher.example", "größe")
-    assert resolver.asked == ["xn--gre-6ka8i._domainkey.xn--bcher-kva.example"]
-    # What has none is no name, and nobody is asked.
-    assert isinstance(KeyLookup(resolver).find("a\u2028b.example", "s"), KeyFault)
-    assert len(resolver.asked) == 1
