@@ -35,6 +35,7 @@ from .authentication.client import client_address
 from .authentication.keys import KeyLookup, SigningKey, key_from_file, load_signing_key
 from .authentication.message import AuthenticatedMessage
 from .authentication.seal_specification import SealOptions, parse_options, parse_specification
+from .authentication.signature_check import Times
 from .authentication.signing import check_names
 from .edits import AddHeader
 
@@ -118,7 +119,7 @@ class ArcSeal(Processor[Config]):
         verified = next((result for result in reversed(context.results) if isinstance(result, ArcResult)), None)
         found_here: tuple[ArcResult, ...] = ()
         if verified is None:
-            verified = self._verify(authenticated, context, address)
+            verified = self._verify(authenticated, context, message)
             found_here = (verified,)
         if verified.temporary and context.attempt <= self.config.dns_attempts:
             return defer(f"ARC chain not verified: {verified.reason}")
@@ -136,11 +137,12 @@ class ArcSeal(Processor[Config]):
         return proceed(*edits, results=found_here, reason=f"sealed as i={sealed.instance}")
 
     @staticmethod
-    def _verify(message: AuthenticatedMessage, context: Context, address: str) -> ArcResult:
-        signatures = ArcSignatures(message)
-        message.will_need((SIGNING_REQUEST,))
+    def _verify(authenticated: AuthenticatedMessage, context: Context, message: Message) -> ArcResult:
+        signatures = ArcSignatures(authenticated)
+        authenticated.will_need((SIGNING_REQUEST,))
         keys = KeyLookup(context.resolver, context.deadline)
-        return signatures.verify(keys, now=context.now, client_address=address)
+        times = Times.of(context.now, message.envelope.received_time)
+        return signatures.verify(keys, times, client_address=client_address(message))
 
     def _sealer(self, domain: str, selector: str, key: SigningKey, options: SealOptions) -> Sealer:
         config = self.config

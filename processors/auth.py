@@ -126,6 +126,7 @@ class Auth(Processor[Config]):
             spf_helo=self._spf_helo(message, client, context) if judged and self.config.check_helo else None,
             resolver=context.resolver,
             now=context.now,
+            received=float(message.envelope.received_time),
             deadline=context.deadline,
             client_address=client.address,
             minimum_rsa_bits=self.config.minimum_rsa_bits,

@@ -190,6 +190,24 @@ def test_what_has_no_a_labels_is_no_name(tag: str) -> None:
     assert not resolver.asked
 
 
+@pytest.mark.parametrize(
+    ("received", "now", "result"),
+    [
+        (NOW, NOW + 9999, Result.PASS),
+        (NOW + 61, NOW + 9999, Result.PERMERROR),
+        (None, NOW + 9999, Result.PERMERROR),
+        (NOW + 9999, NOW, Result.PASS),  # a clock went back: nothing is received later than now
+    ],
+)
+def test_what_expires_in_the_queue_has_not_expired(received: int | None, now: int, result: Result) -> None:
+    message = hand_signed({"t": str(NOW), "x": str(NOW + 60)})
+    (found,), _ = verify_signatures(message, zone(), now=now, received=received)
+    assert found.result is result
+    # What was signed here after it came, and waited, is not signed in the future.
+    (found,), _ = verify_signatures(hand_signed({"t": str(NOW)}), zone(), now=NOW + 1, received=NOW - 9999)
+    assert found.result is Result.PASS
+
+
 def test_of_several_records_the_usable_one() -> None:
     good = public_record(rsa_private_key())
     (found,) = verify(hand_signed(), KeyZone({RSA_NAME: [b"v=spf1 -all", good]}))
