@@ -67,7 +67,7 @@ def seal(
     Exit codes: 0 sealed; 1 no set for some message, and standard error says why;
     75 DNS gave no answer about an earlier chain; 78 the key or a name can't be used.
     """
-    check_names(domain, selector, ())
+    check_names(domain, selector)
     sealer = Sealer(
         authserv_id=authserv_id,
         domain=domain,

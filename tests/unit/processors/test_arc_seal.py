@@ -298,6 +298,7 @@ def test_an_expiry_in_the_past_makes_no_seal(key_file: str) -> None:
         ("options", "expire=+x"),
         ("options", "timestamp"),
         ("key_table", "/etc/mail/seal.mdb"),
+        ("key_table", "lmdb;/nonexistent/seal.mdb"),
     ],
 )
 def test_bad_options_and_tables_are_refused(key_file: str, key: str, text: str) -> None:
