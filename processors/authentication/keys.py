@@ -273,6 +273,7 @@ def load_signing_key(path: str) -> SigningKey:
 
     Raises ConfigError: no such file, open to others, or no usable key.
     """
+    check_key_path(path)
     try:
         # O_NONBLOCK: opening a FIFO by mistake must not hang.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -294,8 +295,15 @@ def load_signing_key(path: str) -> SigningKey:
         raise ConfigError(f"private key {path}: {error.reason}") from error
 
 
+def check_key_path(path: str) -> None:
+    """ConfigError for a key itself: what is wrong with a path is told with the path, and that must not be a key."""
+    if "-----BEGIN" in path:
+        raise ConfigError("a private key stands where the path of its file belongs")
+
+
 def key_from_file(path: str) -> SigningKey:
     """As load_signing_key(), but the key is kept until its file changes: for names that come from a table."""
+    check_key_path(path)
     try:
         status = os.stat(path)
     except OSError as error:

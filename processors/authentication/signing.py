@@ -13,6 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 from ...errors import ConfigError
+from .keys import check_key_path
 from .message import AuthenticatedMessage, SentField
 from .signature import is_domain, is_selector
 
@@ -39,6 +40,7 @@ class KeySpecification(Struct, frozen=True, kw_only=True):
 
 def parse_key_specification(text: str) -> KeySpecification:
     """Read ``domain : selector : key file``; white space around the parts does not count."""
+    check_key_path(text)
     parts = [part.strip() for part in text.split(":")]
     if len(parts) != 3:
         raise ConfigError(f"{text[:200]!r} is not 'domain : selector : key file'")

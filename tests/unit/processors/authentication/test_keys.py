@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,13 +23,17 @@ from respool.processors.authentication.keys import (
     KeyLookup,
     KeyRecord,
     KeyType,
+    SigningKey,
+    key_from_file,
+    load_signing_key,
     parse_key_record,
     parse_signing_key,
 )
 from respool.processors.authentication.signature_text import encode_base64
+from respool.processors.authentication.signing import parse_key_specification
 from respool.processors.results import Result
 
-from .signed_mail import ed25519_private_key, rsa_private_key, zone
+from .signed_mail import ed25519_private_key, pem, rsa_private_key, zone
 
 DIGEST = hashlib.sha256(b"text").digest()
 
@@ -107,3 +112,20 @@ def test_one_question_for_each_name() -> None:
     assert lookup.find("example.org", "rsa") is first
     assert lookup.find("example.org", "none") == KeyFault(Result.PERMERROR, "no key for signature", is_lookup=True)
     assert resolver.asked == ["rsa._domainkey.example.org", "none._domainkey.example.org"]
+
+
+def from_table(text: str) -> SigningKey:
+    return key_from_file(parse_key_specification(f"a.example : s : {text}").key_file)
+
+
+def from_line(text: str) -> SigningKey:
+    return key_from_file(parse_key_specification(text).key_file)
+
+
+@pytest.mark.parametrize("read", [load_signing_key, key_from_file, from_table, from_line])
+def test_a_key_in_the_place_of_its_path_is_not_shown(read: Callable[[str], SigningKey]) -> None:
+    secret = pem(rsa_private_key()).decode()
+    for text in (secret, secret.replace("\n", ""), "\n" + secret):
+        with pytest.raises(ConfigError) as caught:
+            read(text)
+        assert caught.value.reason == "a private key stands where the path of its file belongs"
