@@ -38,7 +38,7 @@ class SentField(Struct, frozen=True, gc=False):
     def read(cls, raw: bytes) -> SentField:
         """The field that is written so."""
         name, _, value = raw.partition(b":")
-        name = name.rstrip(b" \t").lower()
+        name = name.rstrip().lower()  # as Header.name
         value = value.removesuffix(b"\n")
         return cls(raw, name, value, b"%b:%b\r\n" % (name, relaxed_value(value)))
 

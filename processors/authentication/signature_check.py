@@ -35,7 +35,7 @@ def signed_digest(
     if algorithm is Canonicalization.SIMPLE:
         own_field = simple_field(raw_name + b":" + unsigned_value)
     else:
-        own_field = relaxed_field(raw_name.rstrip(b" \t").lower(), unsigned_value)
+        own_field = relaxed_field(raw_name.rstrip().lower(), unsigned_value)
     return hashlib.sha256(message.header_data(header_names, algorithm) + own_field).digest()
 
 

@@ -64,6 +64,13 @@ def test_a_fail_is_told_to_exim() -> None:
     assert (variables["dmarc_status"], variables["dmarc_alignment_spf"]) == ("reject", "no")
 
 
+@pytest.mark.parametrize("space", [b" ", b"\n ", b"\v"])
+def test_a_second_from_that_exim_sees_is_seen(space: bytes) -> None:
+    message = make_message([(b"From", b"a@example.com"), b"From" + space + b": ceo@bank.example\n"])
+    variables = _variables(message, _run(message))
+    assert (variables["dmarc_status"], variables["dmarc_alignment_spf"]) == ("nofrom", "no")
+
+
 def test_no_record_names_the_author_as_exim_does() -> None:
     message = make_message([(b"From", b"x@other.example")])
     variables = _variables(message, _run(message))
