@@ -71,6 +71,11 @@ def test_a_second_from_that_exim_sees_is_seen(space: bytes) -> None:
     assert (variables["dmarc_status"], variables["dmarc_alignment_spf"]) == ("nofrom", "no")
 
 
+def test_a_line_that_is_no_field_is_no_second_from() -> None:
+    message = make_message([(b"From", b"a@example.com"), b"From\n"])
+    assert _variables(message, _run(message))["dmarc_status"] == "accept"
+
+
 def test_no_record_names_the_author_as_exim_does() -> None:
     message = make_message([(b"From", b"x@other.example")])
     variables = _variables(message, _run(message))
