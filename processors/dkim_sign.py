@@ -23,6 +23,7 @@ from .api import Context, Phase, Processor, ProcessorConfig, Verdict, defer, pro
 from .authentication.author import find_author
 from .authentication.canonicalization import Canonicalization
 from .authentication.dkim_sign import DEFAULT_OVERSIGNED_HEADERS, DkimSigner, sign
+from .authentication.domain_names import domain_or_below
 from .authentication.keys import SigningKey, key_from_file, load_signing_key
 from .authentication.message import AuthenticatedMessage
 from .authentication.signing import DEFAULT_SIGNED_HEADERS, check_header_names, check_names, parse_key_specification
@@ -88,8 +89,10 @@ class DkimSign(Processor[Config]):
             if key.identity and not ("@" in key.identity and f".{identity_domain}".endswith(f".{key.domain.lower()}")):
                 raise ConfigError(f"{key.identity!r} is not within {key.domain}", key=f"keys[{number}].identity")
             signer = self._signer(key.domain, key.selector, load_signing_key(key.key_file), key.identity)
-            domains = frozenset(domain.lower() for domain in key.from_domains or (key.domain,))
-            self._signers.append((domains, signer))
+            names = [domain_or_below(domain) for domain in key.from_domains or (key.domain,)]
+            if None in names:
+                raise ConfigError("not a domain, nor a dot and one", key=f"keys[{number}].from_domains")
+            self._signers.append((frozenset([name for name in names if name is not None]), signer))
 
     def process(self, message: Message, context: Context) -> Verdict:
         """Sign message with the keys of its author's domain."""

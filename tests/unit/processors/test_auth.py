@@ -71,6 +71,13 @@ def test_a_second_from_that_exim_sees_is_seen(space: bytes) -> None:
     assert (variables["dmarc_status"], variables["dmarc_alignment_spf"]) == ("nofrom", "no")
 
 
+@pytest.mark.parametrize("entry", ["", "two words.example", "*.example.org"])
+def test_a_trusted_sealer_is_a_domain(entry: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Auth(Config(trusted_sealers=("example.org", ".Bücher.example", entry)))
+    assert caught.value.key == "$.trusted_sealers"
+
+
 def test_a_line_that_is_no_field_is_no_second_from() -> None:
     message = make_message([(b"From", b"a@example.com"), b"From\n"])
     assert _variables(message, _run(message))["dmarc_status"] == "accept"

@@ -103,6 +103,8 @@ def test_an_oversigned_field_added_later_breaks_the_signature(keys: list[dict[st
         (b"From: Ann <ann@sub.example.org>\n", [".example.org"], 1),
         (b"From: Ann <ann@example.org>\n", [".example.org"], 0),
         (b"From: Ann <ann@other.example>\n", ["other.example", "example.org"], 1),
+        ("From: Ann <ann@bücher.example>\n".encode(), ["Bücher.example"], 1),
+        (b"From: Ann <ann@a.xn--bcher-kva.example>\n", [".bücher.example"], 1),
         (b"From: ann@example.org, eve@evil.example\n", [], 0),
         (b"From: undisclosed:;\n", [], 0),
         (b"", [], 0),
@@ -117,6 +119,13 @@ def test_the_author_chooses_the_key(
     assert isinstance(verdict, Proceed)
     assert len(verdict.edits) == count
     assert bool(count) != verdict.reason.startswith("not signed")
+
+
+@pytest.mark.parametrize("domain", ["", ".", "two words.example", "a@example.org", "*.example.org"])
+def test_what_is_no_from_domain_is_refused(keys: list[dict[str, Any]], domain: str) -> None:
+    with pytest.raises(ConfigError, match="not a domain") as caught:
+        processor([{**keys[0], "from_domains": ["example.org", domain]}])
+    assert caught.value.key == "keys[0].from_domains"
 
 
 @pytest.mark.parametrize("identity", ["ann@example.com", "example.org", "@badexample.org"])
