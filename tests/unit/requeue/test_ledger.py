@@ -16,6 +16,7 @@ from respool.requeue import ledger as ledgers
 from respool.requeue.ledger import Ledger, key_of, open_for_reading, renew, restore
 from respool.requeue.ledger_file import LedgerError
 from respool.requeue.state import Claim, StateDirectory
+from respool.sidecar.config import LedgerSection
 from respool.spool.ids import MessageId
 
 ID = MessageId("1xV9DW-000000007cS-1lp7")
@@ -278,3 +279,78 @@ def test_all_who_wait_during_a_commit_share_the_next(ledger: Ledger, monkeypatch
         thread.join()
     assert commits == 2
     assert {entry.recipient for entry in ledger.entries()} == set(names)
+
+
+def test_a_sweep_goes_on_behind_what_stays_and_begins_anew_at_the_end(
+    state: StateDirectory, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledgers, "_SWEPT_AT_ONCE", 10)
+    start = time.time()
+    for number, age in enumerate([0] * 25 + [15] * 4):
+        monkeypatch.setattr(time, "time", lambda age=age: start - age * 86400)
+        # Keys are in order of the time of reception.
+        ledger.settle(Claim(1, ID), number, [b"r@x.example"])
+    monkeypatch.setattr(time, "time", lambda: start)
+    assert [ledger.sweep() for _ in range(3)] == [0, 0, 4]
+    assert len([*ledger.entries()]) == 25
+    monkeypatch.setattr(time, "time", lambda: start + 15 * 86400)
+    assert [ledger.sweep() for _ in range(4)] == [10, 10, 5, 0]
+
+
+def test_a_sweep_lets_go_of_what_is_settled(state: StateDirectory, ledger: Ledger) -> None:
+    first = claim(state, 1)
+    ledger.settle(first, 7, ledger.put(first, 7, RECIPIENTS))
+    assert sum(not entry.settled for entry in ledger.entries()) == 3
+    ledger.sweep()
+    assert sum(not entry.settled for entry in ledger.entries()) == 0
+
+
+def test_who_owned_what_is_forgotten_and_what_is_settled_stays(state: StateDirectory) -> None:
+    ledger = Ledger(state)
+    ledger.put(claim(state, 1), 7, RECIPIENTS[:1])
+    ledger.settle(Claim(2, ID), 7, RECIPIENTS[1:])
+    ledger.close()
+    renew(state)
+    ledger = Ledger(state)
+    assert [(entry.settled, entry.claim) for entry in ledger.entries()] == [(True, 2), (True, 2)]
+    ledger.close()
+    renew(state)
+
+
+def test_its_directory_is_durable_once_it_is_there(state: StateDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(durable, "sync", synced.append)
+    Ledger(state).close()
+    assert synced == [state.descriptor]
+    Ledger(state).close()
+    assert synced == [state.descriptor]
+
+
+def test_only_what_is_settled_is_synced_and_a_look_writes_nothing(
+    state: StateDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str, bool, bool]] = []
+
+    class Noted(ledger_file.LmdbFile):
+        def __init__(self, path: str, largest: int, *, synced: bool, read_only: bool = False) -> None:
+            opened.append((os.path.basename(path), synced, read_only))
+            super().__init__(path, largest, synced=synced, read_only=read_only)
+
+    monkeypatch.setattr(ledgers, "LmdbFile", Noted)
+    Ledger(state).close()
+    assert opened == [("owned", False, False), ("settled", True, False)]
+    assert [*open_for_reading(str(tmp_path))] == []
+    assert [(name, read_only) for name, _, read_only in opened[2:]] == [("owned", True), ("settled", True)]
+
+
+def test_nothing_stays_open(state: StateDirectory, tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    Ledger(state).close()
+    assert len([*open_for_reading(str(tmp_path))]) == 0
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_without_a_word_it_is_as_the_configuration_has_it() -> None:
+    section = LedgerSection()
+    defaults = Ledger.__init__.__kwdefaults__
+    assert defaults == {"expiry_seconds": section.expire_days * 86400, "largest": section.largest_mib << 20}
