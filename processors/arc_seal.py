@@ -10,7 +10,7 @@ else that of an entry of keys for it, else the one of the configuration as a who
 of the configuration are read when the processor is built, so a new key needs a reload;
 those that a table names are read anew when their files have changed.
 
-Diagnostics: the constructor raises ConfigError for names or keys that can't be used.
+Diagnostics: the constructor raises ConfigError for names, keys or a table that can't be used.
 process() defers while DNS is in trouble, for as many attempts as configured: a
 ``cv=fail`` would stay on the message for ever. It also defers where the table's line or
 its key can't be used, until somebody has mended it; TableError goes through.
@@ -24,8 +24,6 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from ..errors import ConfigError
-from ..lookups.table_reference import TableReference
-from ..lookups.tables import look_up
 from ..spool.message import Message
 from .api import Context, Phase, Processor, ProcessorConfig, Verdict, defer, proceed
 from .authentication.arc_seal import DEFAULT_SEALED_HEADERS, FORBIDDEN_HEADERS, NotSealed, Sealer, seal
@@ -35,8 +33,10 @@ from .authentication.client import client_address
 from .authentication.keys import KeyLookup, SigningKey, key_from_file, load_signing_key
 from .authentication.message import AuthenticatedMessage
 from .authentication.seal_specification import SealOptions, parse_options, parse_specification
-from .authentication.signing import check_names
+from .authentication.signature_check import Times
+from .authentication.signing import check_header_names, check_names
 from .edits import AddHeader
+from .named_table import NamedTable
 
 
 class ArcSealKey(ProcessorConfig, frozen=True):
@@ -94,19 +94,17 @@ class ArcSeal(Processor[Config]):
         forbidden = sorted(FORBIDDEN_HEADERS.intersection(name.lower() for name in config.sign_headers))
         if forbidden:
             raise ConfigError(f"a seal must not sign {forbidden[0]} (RFC 8617 4.1.2)", key="sign_headers")
-        check_names(config.domain, config.selector, config.sign_headers)
+        check_header_names(config.sign_headers)
+        check_names(config.domain, config.selector)
         try:
             self._options = parse_options(config.options)
         except ConfigError as error:
             raise ConfigError(error.reason, key="options") from None
-        try:
-            self._table = TableReference.parse(config.key_table) if config.key_table else None
-        except ConfigError as error:
-            raise ConfigError(error.reason, key="key_table") from None
+        self._table = NamedTable.parse(config.key_table, key="key_table") if config.key_table else None
         self._default = self._sealer(config.domain, config.selector, load_signing_key(config.key_file), self._options)
         self._sealers: dict[str, Sealer] = {}
         for choice in config.keys:
-            check_names(choice.domain, choice.selector, ())
+            check_names(choice.domain, choice.selector)
             sealer = self._sealer(choice.domain, choice.selector, load_signing_key(choice.key_file), self._options)
             for recipient_domain in choice.recipient_domains:
                 self._sealers.setdefault(recipient_domain.lower(), sealer)
@@ -118,7 +116,7 @@ class ArcSeal(Processor[Config]):
         verified = next((result for result in reversed(context.results) if isinstance(result, ArcResult)), None)
         found_here: tuple[ArcResult, ...] = ()
         if verified is None:
-            verified = self._verify(authenticated, context, address)
+            verified = self._verify(authenticated, context, message)
             found_here = (verified,)
         if verified.temporary and context.attempt <= self.config.dns_attempts:
             return defer(f"ARC chain not verified: {verified.reason}")
@@ -136,11 +134,12 @@ class ArcSeal(Processor[Config]):
         return proceed(*edits, results=found_here, reason=f"sealed as i={sealed.instance}")
 
     @staticmethod
-    def _verify(message: AuthenticatedMessage, context: Context, address: str) -> ArcResult:
-        signatures = ArcSignatures(message)
-        message.will_need((SIGNING_REQUEST,))
+    def _verify(authenticated: AuthenticatedMessage, context: Context, message: Message) -> ArcResult:
+        signatures = ArcSignatures(authenticated)
+        authenticated.will_need((SIGNING_REQUEST,))
         keys = KeyLookup(context.resolver, context.deadline)
-        return signatures.verify(keys, now=context.now, client_address=address)
+        times = Times.of(context.now, message.envelope.received_time)
+        return signatures.verify(keys, times, client_address=client_address(message))
 
     def _sealer(self, domain: str, selector: str, key: SigningKey, options: SealOptions) -> Sealer:
         config = self.config
@@ -167,7 +166,7 @@ class ArcSeal(Processor[Config]):
             for recipient in message.undelivered
         )
         for domain in domains:
-            found = look_up(self._table, domain.encode()) if self._table is not None and domain else None
+            found = self._table.find(domain.encode()) if self._table is not None and domain else None
             if found is not None:
                 return self._from_table(found.value.decode("utf-8", "replace"))
             if domain in self._sealers:
@@ -177,4 +176,5 @@ class ArcSeal(Processor[Config]):
     def _from_table(self, text: str) -> Sealer:
         chosen = parse_specification(text)
         options = self._options if chosen.options == SealOptions() else chosen.options
-        return self._sealer(chosen.domain, chosen.selector, key_from_file(chosen.key_file), options)
+        key = chosen.key
+        return self._sealer(key.domain, key.selector, key_from_file(key.key_file), options)

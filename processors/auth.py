@@ -24,6 +24,7 @@ from .authentication.arc_verify import ArcResult
 from .authentication.authres_parse import Origin, judge_origin, parse_authentication_results
 from .authentication.client import Client, find_client
 from .authentication.dmarc import DmarcResult, skipped_dmarc
+from .authentication.domain_names import domain_or_below
 from .authentication.evaluation import DmarcSettings, evaluate_message
 from .authentication.message import AuthenticatedMessage
 from .authentication.received_spf import read_received_spf
@@ -126,6 +127,7 @@ class Auth(Processor[Config]):
             spf_helo=self._spf_helo(message, client, context) if judged and self.config.check_helo else None,
             resolver=context.resolver,
             now=context.now,
+            received=float(message.envelope.received_time),
             deadline=context.deadline,
             client_address=client.address,
             minimum_rsa_bits=self.config.minimum_rsa_bits,
@@ -181,17 +183,15 @@ class Auth(Processor[Config]):
 
 
 def _dmarc_settings(config: Config) -> DmarcSettings:
-    if config.dmarc == "public-suffix-list":
-        return DmarcSettings(
-            discovery="public-suffix-list",
-            organizational_domain=PublicSuffixList.from_file(config.public_suffix_list).organisational_domain,
-            several_authors=config.several_authors,
-            trusted_sealers=config.trusted_sealers,
-            count_test_keys=config.count_test_keys,
-        )
+    trusted_sealers = tuple([name for entry in config.trusted_sealers if (name := domain_or_below(entry)) is not None])
+    if len(trusted_sealers) < len(config.trusted_sealers):
+        raise ConfigError("not a domain, nor a dot and one", key="$.trusted_sealers")
+    suffixes = PublicSuffixList.from_file(config.public_suffix_list) if config.dmarc == "public-suffix-list" else None
     return DmarcSettings(
+        discovery="tree-walk" if suffixes is None else "public-suffix-list",
+        organizational_domain=None if suffixes is None else suffixes.organisational_domain,
         several_authors=config.several_authors,
-        trusted_sealers=config.trusted_sealers,
+        trusted_sealers=trusted_sealers,
         count_test_keys=config.count_test_keys,
     )
 

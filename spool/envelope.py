@@ -96,9 +96,13 @@ class Header(Struct, frozen=True, gc=False):
 
     @property
     def name(self) -> bytes:
-        """The field name as written; empty where there is no colon."""
+        """The field name as written; empty where there is no colon.
+
+        Of white space before the colon none belongs to it, as in Exim (header_checkname() in
+        receive.c): a fold there would hide the field from those who ask for its name.
+        """
         name, colon, _ = self.raw.partition(b":")
-        return name.rstrip(b" \t") if colon else b""
+        return name.rstrip() if colon else b""
 
     @property
     def value(self) -> bytes:

@@ -14,6 +14,7 @@ from typing import Final
 from msgspec import Struct
 
 from .authserv import parse_aar_instance
+from .domain_names import a_label_domain
 from .message import AuthenticatedMessage, SentField
 from .signature import NO_TAGS, SignatureSyntaxError, TagList, parse_instance, parse_tag_list
 
@@ -163,10 +164,17 @@ def _arc_set(instance: int, members: _Members) -> ArcSet:
         ams_tags=ams_tags,
         seal_tags=seal_tags,
         seal_cv=tags.get(b"cv", b""),
-        seal_domain=tags.get(b"d", b"")[:253].decode("ascii", "replace").lower(),
-        seal_selector=tags.get(b"s", b"")[:253].decode("ascii", "replace").lower(),
+        seal_domain=_name(tags.get(b"d", b"")),
+        seal_selector=_name(tags.get(b"s", b"")),
         remote_ip=remote_ip,
     )
+
+
+def _name(text: bytes) -> str:
+    """A name of a seal that nobody has verified yet: as DNS has it where it is one, else what can be read of it."""
+    if not text.isascii() and (name := a_label_domain(text)) is not None:
+        return name
+    return text[:253].decode("ascii", "replace").lower()
 
 
 def _structure_fault(sets: tuple[ArcSet, ...]) -> str:

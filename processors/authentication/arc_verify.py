@@ -29,7 +29,7 @@ from .signature import (
     parse_arc_message_signature,
     parse_arc_seal,
 )
-from .signature_check import key_fault, signature_digest, time_fault
+from .signature_check import Times, key_fault, signature_digest, time_fault
 
 
 class ArcResult(AuthResult, frozen=True, kw_only=True):
@@ -74,15 +74,15 @@ class ArcSignatures:
                 if isinstance(ams, MessageSignature):
                     message.will_need([reading.body_request for reading in _readings(ams)])
 
-    def verify(self, keys: KeyLookup, *, now: float, client_address: str = "") -> ArcResult:
-        """The state of the chain at now (Unix time); client_address goes into smtp.remote-ip."""
+    def verify(self, keys: KeyLookup, times: Times, *, client_address: str = "") -> ArcResult:
+        """The state of the chain; client_address goes into smtp.remote-ip."""
         chain = self.chain
         if chain.is_absent:
             return ArcResult(result=Result.NONE)
         selector = self._newest_selector()
         remote_ip = (Property("smtp", "remote-ip", client_address),) if client_address else ()
         try:
-            oldest_pass = self._verify_all(keys, now)
+            oldest_pass = self._verify_all(keys, times)
         except _ChainError as failure:
             return ArcResult(
                 result=Result.FAIL,
@@ -110,12 +110,12 @@ class ArcSignatures:
             sets=chain.sets,
         )
 
-    def _verify_all(self, keys: KeyLookup, now: float) -> int:
+    def _verify_all(self, keys: KeyLookup, times: Times) -> int:
         """The oldest-pass of a chain that passes."""
         if self.chain.fault:
             raise _ChainError(self.chain.fault)
-        oldest_pass = self._verify_message_signatures(keys, now)
-        self._verify_seals(keys, now)
+        oldest_pass = self._verify_message_signatures(keys, times)
+        self._verify_seals(keys, times)
         return oldest_pass
 
     def _newest_selector(self) -> tuple[Property, ...]:
@@ -124,18 +124,18 @@ class ArcSignatures:
             return (Property("header", "s", newest.selector),)
         return ()
 
-    def _verify_message_signatures(self, keys: KeyLookup, now: float) -> int:
+    def _verify_message_signatures(self, keys: KeyLookup, times: Times) -> int:
         """RFC 8617 5.2 steps 4 and 5: the newest AMS must verify; how far down the others do is oldest-pass."""
         newest, *older = reversed(self.chain.sets)
-        self._verify_ams(newest, keys, now)
+        self._verify_ams(newest, keys, times)
         for arc_set in older:
             try:
-                self._verify_ams(arc_set, keys, now)
+                self._verify_ams(arc_set, keys, times)
             except _ChainError:
                 return arc_set.instance + 1
         return 0
 
-    def _verify_ams(self, arc_set: ArcSet, keys: KeyLookup, now: float) -> None:
+    def _verify_ams(self, arc_set: ArcSet, keys: KeyLookup, times: Times) -> None:
         signature = self._message_signatures[arc_set.instance]
         if isinstance(signature, str) or arc_set.ams is None:
             raise _ChainError(str(signature))
@@ -143,7 +143,7 @@ class ArcSignatures:
             raise _ChainError("AMS signs a seal")  # RFC 8617 4.1.2
         if signature.algorithm not in ALGORITHMS:
             raise _ChainError("AMS unknown algorithm")
-        fault = time_fault(signature, now)
+        fault = time_fault(signature, times)
         if fault is not None:
             raise _ChainError(f"AMS {fault}")
         key = keys.find(signature.domain, signature.selector)
@@ -165,10 +165,10 @@ class ArcSignatures:
             return "AMS sig nonverify"
         return ""
 
-    def _verify_seals(self, keys: KeyLookup, now: float) -> None:
+    def _verify_seals(self, keys: KeyLookup, times: Times) -> None:
         """RFC 8617 5.2 step 6: every seal, over all sets up to its own (5.1.1)."""
         for seal, digest in reversed(self._seal_digests()):
-            fault = time_fault(seal, now)
+            fault = time_fault(seal, times)
             if fault is not None:
                 raise _ChainError(f"seal {fault}")
             key = keys.find(seal.domain, seal.selector)

@@ -58,17 +58,20 @@ def judge_origin(value: bytes, authserv_id: str) -> Origin:
     cursor = Cursor(value[:MAX_LENGTH])
     try:
         cursor.skip_cfws()
-        found = comparable_id(cursor.value(TOKEN))
+        identity = cursor.value(TOKEN)
         cursor.skip_cfws()
         if cursor.number() is not None:
             cursor.skip_cfws()
     except UnreadableError:
         return Origin.DOUBTFUL
-    if found is not None and found == comparable_id(authserv_id.encode()):
+    found, ours = comparable_id(identity), comparable_id(authserv_id.encode())
+    if found is not None and found == ours:
         return Origin.OURS
     if found is None or not (cursor.at_end() or cursor.peek() == b";"):
         # No id at all ("spf=pass ..."), "example.org/1", "other example.org": who knows what others read there.
         return Origin.DOUBTFUL
+    if ours in [comparable_id(word.strip(b".")) for word in identity.split()]:
+        return Origin.DOUBTFUL  # in quotes, or with dots to spare
     return Origin.FOREIGN
 
 

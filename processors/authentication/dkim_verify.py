@@ -20,7 +20,7 @@ from ..results import AuthResult, Property, Result
 from .keys import KeyLookup, KeyRecord, KeyType
 from .message import AuthenticatedMessage, SentField
 from .signature import ALGORITHMS, MessageSignature, SignatureSyntaxError, parse_dkim_signature
-from .signature_check import key_fault, signature_digest, time_fault
+from .signature_check import Times, key_fault, signature_digest, time_fault
 
 #: How many signatures of one message are looked at; the rest share one policy result.
 MAX_SIGNATURES: Final = 10
@@ -56,20 +56,20 @@ class DkimSignatures:
         self._parsed = [(field, _parse(field.value)) for field in fields[:MAX_SIGNATURES]]
         message.will_need([parsed.body_request for _, parsed in self._parsed if isinstance(parsed, MessageSignature)])
 
-    def verify(self, keys: KeyLookup, *, now: float, minimum_rsa_bits: int = 1024) -> list[DkimResult]:
-        """One result per signature, top to bottom; now is Unix time."""
-        results = [self._verify_one(field, parsed, keys, now, minimum_rsa_bits) for field, parsed in self._parsed]
+    def verify(self, keys: KeyLookup, times: Times, *, minimum_rsa_bits: int = 1024) -> list[DkimResult]:
+        """One result per signature, top to bottom."""
+        results = [self._verify_one(field, parsed, keys, times, minimum_rsa_bits) for field, parsed in self._parsed]
         if self._surplus:
             reason = f"{self._surplus} more signatures not checked"
             results.append(DkimResult(result=Result.POLICY, reason=reason))
         return results or [DkimResult(result=Result.NONE)]
 
     def _verify_one(
-        self, field: SentField, signature: MessageSignature | str, keys: KeyLookup, now: float, minimum_rsa_bits: int
+        self, field: SentField, signature: MessageSignature | str, keys: KeyLookup, times: Times, minimum_rsa_bits: int
     ) -> DkimResult:
         if isinstance(signature, str):
             return DkimResult(result=Result.NEUTRAL, reason=signature)
-        fault = _early_fault(signature, now)
+        fault = _early_fault(signature, times)
         if fault is not None:
             return _result(signature, Result.PERMERROR, fault)
         key = keys.find(signature.domain, signature.selector)
@@ -99,7 +99,7 @@ def _parse(value: bytes) -> MessageSignature | str:
         return f"signature syntax: {error}"
 
 
-def _early_fault(signature: MessageSignature, now: float) -> str | None:
+def _early_fault(signature: MessageSignature, times: Times) -> str | None:
     """What RFC 6376 6.1.1 refuses before any key is fetched."""
     if signature.algorithm not in ALGORITHMS:
         if signature.algorithm == b"rsa-sha1":
@@ -111,7 +111,7 @@ def _early_fault(signature: MessageSignature, now: float) -> str | None:
         domain = signature.identity.rpartition("@")[2]
         if domain != signature.domain and not domain.endswith("." + signature.domain):
             return "domain mismatch: i= is not within d="
-    return time_fault(signature, now)
+    return time_fault(signature, times)
 
 
 def _result(signature: MessageSignature, result: Result, reason: str, key: KeyRecord | None = None) -> DkimResult:

@@ -80,6 +80,12 @@ def _is_valid(character: str) -> bool:
     return folded == character
 
 
+def domain_or_below(text: str) -> str | None:
+    """What a setting names: a domain, or after a leading dot all below one, in A-labels; None where it is neither."""
+    name = a_label_domain(text.removeprefix("."))
+    return name if name is None or not text.startswith(".") else f".{name}"
+
+
 def parent_domain(domain: str) -> str:
     """The name without its left-most label; empty for a single label."""
     return domain.partition(".")[2]

@@ -70,6 +70,7 @@ def evaluate_message(
     spf: SpfResult | None,
     resolver: Resolver,
     now: float,
+    received: float | None = None,
     deadline: float | None = None,
     client_address: str = "",
     minimum_rsa_bits: int = 1024,
@@ -79,8 +80,9 @@ def evaluate_message(
 ) -> Evaluation:
     """Verify the signatures and evaluate DMARC with the given SPF result.
 
-    now is Unix time, deadline a time.monotonic() value. spf is None for a message that
-    came from nowhere (local submission); dmarc None leaves DMARC out. spf_helo is passed on
+    now and received, when the message came, are Unix times, deadline is a
+    time.monotonic() value. spf is None for a message that came from nowhere (local
+    submission); dmarc None leaves DMARC out. spf_helo is passed on
     to the results: DMARC does not look at it (RFC 9989 4.4). also is that of
     verify_signatures().
     """
@@ -88,6 +90,7 @@ def evaluate_message(
         message,
         resolver,
         now=now,
+        received=received,
         deadline=deadline,
         client_address=client_address,
         minimum_rsa_bits=minimum_rsa_bits,

@@ -31,7 +31,6 @@ from msgspec import Struct
 from ...errors import ConfigError
 from ...lookups.dns import DnsTemporaryError, Resolver
 from ..results import Result
-from .domain_names import a_label_domain
 from .signature import SignatureSyntaxError, parse_tag_list
 
 #: RFC 8301 section 3.2: a verifier must not accept less.
@@ -189,12 +188,11 @@ class KeyLookup:
         self._found: dict[str, KeyRecord | KeyFault] = {}
 
     def find(self, domain: str, selector: str) -> KeyRecord | KeyFault:
-        """The key record of selector at domain; trouble in DNS is a KeyFault with temperror."""
+        """The key record of selector at domain, both as DNS has them; trouble in DNS is a KeyFault with temperror."""
         name = f"{selector}._domainkey.{domain}"
         found = self._found.get(name)
         if found is None:
-            asked = name if name.isascii() else _a_label_name(domain, selector)
-            found = self._found[name] = _NO_KEY if asked is None else self._ask(asked)
+            found = self._found[name] = self._ask(name)
         return found
 
     def _ask(self, name: str) -> KeyRecord | KeyFault:
@@ -210,12 +208,6 @@ class KeyLookup:
             if found is _NO_KEY:
                 found = parsed
         return found
-
-
-def _a_label_name(domain: str, selector: str) -> str | None:
-    """Where the key is asked for (RFC 8616 section 5); None where these have no A-labels."""
-    labels = [part if part.isascii() else a_label_domain(part) for part in (selector, domain)]
-    return None if None in labels else f"{labels[0]}._domainkey.{labels[1]}"
 
 
 class SigningKey:
@@ -281,6 +273,7 @@ def load_signing_key(path: str) -> SigningKey:
 
     Raises ConfigError: no such file, open to others, or no usable key.
     """
+    check_key_path(path)
     try:
         # O_NONBLOCK: opening a FIFO by mistake must not hang.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -302,8 +295,15 @@ def load_signing_key(path: str) -> SigningKey:
         raise ConfigError(f"private key {path}: {error.reason}") from error
 
 
+def check_key_path(path: str) -> None:
+    """ConfigError for a key itself: what is wrong with a path is told with the path, and that must not be a key."""
+    if "-----BEGIN" in path:
+        raise ConfigError("a private key stands where the path of its file belongs")
+
+
 def key_from_file(path: str) -> SigningKey:
     """As load_signing_key(), but the key is kept until its file changes: for names that come from a table."""
+    check_key_path(path)
     try:
         status = os.stat(path)
     except OSError as error:

@@ -37,8 +37,9 @@ class SentField(Struct, frozen=True, gc=False):
     @classmethod
     def read(cls, raw: bytes) -> SentField:
         """The field that is written so."""
-        name, _, value = raw.partition(b":")
-        name = name.rstrip(b" \t").lower()
+        name, colon, value = raw.partition(b":")
+        if colon:  # as Header.name; a line without one bears no name that anybody could ask for
+            name = name.rstrip().lower()
         value = value.removesuffix(b"\n")
         return cls(raw, name, value, b"%b:%b\r\n" % (name, relaxed_value(value)))
 

@@ -15,7 +15,7 @@ from typing import Final
 from msgspec import Struct
 
 from ...errors import ConfigError
-from .signing import check_names
+from .signing import KeySpecification, parse_key_specification
 
 #: What a bare ``expire`` means in Exim (arc.c).
 DEFAULT_EXPIRY_SECONDS: Final = 30 * 24 * 3600
@@ -32,11 +32,9 @@ class SealOptions(Struct, frozen=True, kw_only=True):
 
 
 class SealSpecification(Struct, frozen=True, kw_only=True):
-    """Which key seals. key_file is an absolute path."""
+    """Which key seals, and how."""
 
-    domain: str
-    selector: str
-    key_file: str
+    key: KeySpecification
     options: SealOptions = SealOptions()
 
 
@@ -62,12 +60,6 @@ def parse_options(text: str) -> SealOptions:
 
 def parse_specification(text: str) -> SealSpecification:
     """Read one specification; white space around its parts does not count."""
-    parts = [part.strip() for part in text.split(":")]
-    if not 3 <= len(parts) <= 4:
-        raise ConfigError(f"{text[:200]!r} is not 'domain : selector : key file [: options]'")
-    domain, selector, key_file = parts[:3]
-    check_names(domain, selector, ())
-    if not key_file.startswith("/"):
-        raise ConfigError(f"{key_file[:200]!r} is not the absolute path of a key file")
+    parts = text.split(":", 3)
     options = parse_options(parts[3]) if len(parts) == 4 else SealOptions()
-    return SealSpecification(domain=domain, selector=selector, key_file=key_file, options=options)
+    return SealSpecification(key=parse_key_specification(":".join(parts[:3])), options=options)

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from .body_hash import BodyHashRequest
 from .canonicalization import Canonicalization
+from .domain_names import a_label_domain
 
 _TAG_NAME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9_]*")
 _USUAL_TAGS: Final = frozenset(b"a b bh c cv d h i k l p q s t v x".split())
@@ -107,7 +108,8 @@ class Signature(Struct, frozen=True, kw_only=True):
     """What the three signature fields have in common.
 
     unsigned_value is the field's value with that of ``b=`` deleted, which is what is
-    hashed (RFC 6376 3.7). Times are Unix seconds; a seal has no expiry.
+    hashed (RFC 6376 3.7). domain and selector are as DNS has them, in A-labels
+    (RFC 8616 5). Times are Unix seconds; a seal has no expiry.
     """
 
     algorithm: bytes
@@ -196,17 +198,24 @@ def is_selector(name: bytes) -> bool:
 @lru_cache(maxsize=_KEPT)
 def _domain(name: bytes) -> str:
     """``d=`` as text in lower case."""
-    if not is_domain(name):
+    domain = _dns_name(name) if is_domain(name) else None
+    if domain is None:
         raise SignatureSyntaxError("d= is not a domain name")
-    return _text(name, "d").lower()
+    return domain.lower()
 
 
 @lru_cache(maxsize=_KEPT)
 def _selector(name: bytes) -> str:
     """``s=`` as text."""
-    if not is_selector(name):
+    selector = _dns_name(name) if is_selector(name) else None
+    if selector is None:
         raise SignatureSyntaxError("s= is not a selector")
-    return _text(name, "s")
+    return selector
+
+
+def _dns_name(name: bytes) -> str | None:
+    """As DNS has it; None for U-labels that have no A-labels."""
+    return name.decode("ascii") if name.isascii() else a_label_domain(name)
 
 
 def _message_signature(parsed: TagList, *, identity: str) -> MessageSignature:
@@ -261,17 +270,14 @@ def _time(text: bytes, name: str) -> int:
 
 def _identity(text: bytes) -> str:
     """The AUID of ``i=``: quoted-printable local part (possibly empty), ``@``, domain (RFC 6376 3.5)."""
-    local, at, domain = _unfold(text).rpartition(b"@")
-    if not at or not is_domain(domain):
+    local, at, name = _unfold(text).rpartition(b"@")
+    domain = _dns_name(name) if at and is_domain(name) else None
+    if domain is None:
         raise SignatureSyntaxError("i= is not an identity")
-    return _text(binascii.a2b_qp(local) + b"@" + domain.lower(), "i")
-
-
-def _text(value: bytes, name: str) -> str:
     try:
-        return value.decode()
+        return binascii.a2b_qp(local).decode() + "@" + domain.lower()
     except UnicodeDecodeError:
-        raise SignatureSyntaxError(f"{name}= is not UTF-8") from None
+        raise SignatureSyntaxError("i= is not UTF-8") from None
 
 
 def _decode_base64(text: bytes, name: str) -> bytes:

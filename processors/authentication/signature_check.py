@@ -9,6 +9,8 @@ import hashlib
 from collections.abc import Collection
 from typing import Final
 
+from msgspec import Struct
+
 from .canonicalization import Canonicalization, relaxed_field, simple_field
 from .keys import KeyRecord
 from .message import AuthenticatedMessage, SentField
@@ -33,7 +35,7 @@ def signed_digest(
     if algorithm is Canonicalization.SIMPLE:
         own_field = simple_field(raw_name + b":" + unsigned_value)
     else:
-        own_field = relaxed_field(raw_name.rstrip(b" \t").lower(), unsigned_value)
+        own_field = relaxed_field(raw_name.rstrip().lower(), unsigned_value)
     return hashlib.sha256(message.header_data(header_names, algorithm) + own_field).digest()
 
 
@@ -44,11 +46,26 @@ def signature_digest(message: AuthenticatedMessage, field: SentField, signature:
     )
 
 
-def time_fault(signature: Signature, now: float) -> str | None:
-    """What is wrong with ``t=`` and ``x=`` at now (Unix time)."""
-    if signature.signed_at is not None and signature.signed_at > now + ALLOWED_CLOCK_SKEW:
+class Times(Struct, frozen=True):
+    """Unix times: now, for ``t=``, and the reception, for ``x=``: what expires in our queue has not expired.
+
+    RFC 6376 3.5: the time of verification should be that at which the message was first received.
+    """
+
+    now: float
+    received: float
+
+    @classmethod
+    def of(cls, now: float, received: float | None) -> Times:
+        """Received is None where nobody noted it."""
+        return cls(now, now if received is None else min(now, received))
+
+
+def time_fault(signature: Signature, times: Times) -> str | None:
+    """What is wrong with ``t=`` and ``x=``."""
+    if signature.signed_at is not None and signature.signed_at > times.now + ALLOWED_CLOCK_SKEW:
         return "signed in the future"
-    if signature.expires_at is not None and signature.expires_at < now:
+    if signature.expires_at is not None and signature.expires_at < times.received:
         return "signature expired"
     return None
 

@@ -1,6 +1,6 @@
-"""What DKIM and ARC signing share: which fields are signed, and which names may stand in a signature.
+"""What DKIM and ARC signing share: which key signs which fields, and which names may stand in a signature.
 
-Diagnostics: check_names() raises ConfigError.
+Diagnostics: check_names(), check_header_names() and parse_key_specification() raise ConfigError.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
+from msgspec import Struct
+
 from ...errors import ConfigError
+from .keys import check_key_path
 from .message import AuthenticatedMessage, SentField
 from .signature import is_domain, is_selector
 
@@ -27,12 +30,37 @@ _MAX_INSTANCES: Final = 50
 _HEADER_NAME: Final = re.compile(r"[!-9;-~]+")
 
 
-def check_names(domain: str, selector: str, headers: Iterable[str]) -> None:
-    """ConfigError where these can't stand in ``d=``, ``s=`` and ``h=``."""
+class KeySpecification(Struct, frozen=True, kw_only=True):
+    """Which key signs, as a line of a table says it. key_file is an absolute path."""
+
+    domain: str
+    selector: str
+    key_file: str
+
+
+def parse_key_specification(text: str) -> KeySpecification:
+    """Read ``domain : selector : key file``; white space around the parts does not count."""
+    check_key_path(text)
+    parts = [part.strip() for part in text.split(":")]
+    if len(parts) != 3:
+        raise ConfigError(f"{text[:200]!r} is not 'domain : selector : key file'")
+    domain, selector, key_file = parts
+    check_names(domain, selector)
+    if not key_file.startswith("/"):
+        raise ConfigError(f"{key_file[:200]!r} is not the absolute path of a key file")
+    return KeySpecification(domain=domain, selector=selector, key_file=key_file)
+
+
+def check_names(domain: str, selector: str) -> None:
+    """ConfigError where these can't stand in ``d=`` and ``s=``."""
     if not (domain.isascii() and is_domain(domain.encode())):
         raise ConfigError(f"not a domain name: {domain!r}", key="domain")
     if not (selector.isascii() and is_selector(selector.encode())):
         raise ConfigError(f"not a selector: {selector!r}", key="selector")
+
+
+def check_header_names(headers: Iterable[str]) -> None:
+    """ConfigError where these can't stand in ``h=``."""
     for name in headers:
         if _HEADER_NAME.fullmatch(name) is None or ";" in name:
             raise ConfigError(f"not a header field name: {name!r}", key="sign_headers")

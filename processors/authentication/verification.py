@@ -13,6 +13,7 @@ from .body_hash import BodyHashRequest
 from .dkim_verify import DkimResult, DkimSignatures
 from .keys import KeyLookup
 from .message import AuthenticatedMessage
+from .signature_check import Times
 
 
 def verify_signatures(
@@ -20,6 +21,7 @@ def verify_signatures(
     resolver: Resolver,
     *,
     now: float,
+    received: float | None = None,
     deadline: float | None = None,
     client_address: str = "",
     minimum_rsa_bits: int = 1024,
@@ -27,14 +29,14 @@ def verify_signatures(
 ) -> tuple[list[DkimResult], ArcResult]:
     """Verify all DKIM signatures and the ARC chain.
 
-    now is Unix time, deadline a time.monotonic() value for DNS. DKIM keys below
-    minimum_rsa_bits give ``policy``. also names body hashes that a signer after this
-    will want (SIGNING_REQUEST for those here), so that one reading of the body serves
-    all; they stay with message.body.
+    now and received, when the message came, are Unix times (see Times); deadline is a
+    time.monotonic() value for DNS. DKIM keys below minimum_rsa_bits give
+    ``policy``. also names body hashes that a signer after this will want (SIGNING_REQUEST
+    for those here), so that one reading of the body serves all; they stay with message.body.
     """
     dkim = DkimSignatures(message)
     arc = ArcSignatures(message)
     message.will_need(also)
-    keys = KeyLookup(resolver, deadline)
-    dkim_results = dkim.verify(keys, now=now, minimum_rsa_bits=minimum_rsa_bits)
-    return dkim_results, arc.verify(keys, now=now, client_address=client_address)
+    keys, times = KeyLookup(resolver, deadline), Times.of(now, received)
+    dkim_results = dkim.verify(keys, times, minimum_rsa_bits=minimum_rsa_bits)
+    return dkim_results, arc.verify(keys, times, client_address=client_address)

@@ -115,6 +115,7 @@ def _evaluate(
         spf=spf,
         resolver=resolver,
         now=now,
+        received=subject.received,
         deadline=deadline,
         client_address=client_ip,
         dmarc=settings,

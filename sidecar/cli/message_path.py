@@ -29,6 +29,7 @@ class Subject(Struct, frozen=True, kw_only=True):
     client_ip: str = ""
     helo: bytes = b""
     sender: bytes | None = None
+    received: float | None = None
 
 
 def open_subjects(path: str) -> Iterator[Subject]:
@@ -58,4 +59,5 @@ def _open_pair(place: Place) -> Iterator[Subject]:
             client_ip=client_address(message),
             helo=message.envelope.helo_name or b"",
             sender=message.sender,
+            received=message.envelope.received_time,
         )

@@ -24,6 +24,7 @@ from ...processors.authentication.authres_parse import Origin, judge_origin, par
 from ...processors.authentication.body_hash import SIGNING_REQUEST
 from ...processors.authentication.keys import KeyLookup, load_signing_key
 from ...processors.authentication.message import AuthenticatedMessage
+from ...processors.authentication.signature_check import Times
 from ...processors.authentication.signing import check_names
 from ...spool.envelope import Header
 from .message_json import text
@@ -66,7 +67,7 @@ def seal(
     Exit codes: 0 sealed; 1 no set for some message, and standard error says why;
     75 DNS gave no answer about an earlier chain; 78 the key or a name can't be used.
     """
-    check_names(domain, selector, ())
+    check_names(domain, selector)
     sealer = Sealer(
         authserv_id=authserv_id,
         domain=domain,
@@ -118,7 +119,7 @@ def _seal(subject: Subject, sealer: Sealer, given: Header | None, resolver: Reso
     signatures = ArcSignatures(message)
     message.will_need((SIGNING_REQUEST,))
     keys = KeyLookup(resolver, time.monotonic() + _DEADLINE_SECONDS)
-    verified = signatures.verify(keys, now=now, client_address=subject.client_ip)
+    verified = signatures.verify(keys, Times.of(now, subject.received), client_address=subject.client_ip)
     if verified.temporary:
         raise TemporaryError(f"{subject.name}: ARC chain not verified: {verified.reason}")
     return make_set(message, verified, sealer, now=now, client_address=subject.client_ip)

@@ -46,10 +46,10 @@ exec systemd-nspawn --quiet --register=no --keep-unit --directory={place}/root -
 @pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
 def test_a_unit_is_tight_and_without_mistakes(unit: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        ["systemd-analyze", "security", "--offline=yes", "--threshold=20", "--no-pager", str(unit)],
+        ["systemd-analyze", "security", "--offline=yes", "--threshold=15", "--no-pager", str(unit)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    # Exposure from 0 (none) to 100.
+    # Exposure from 0 (none) to 100; SECURITY.md and samples/systemd say how much there is.
     assert done.returncode == 0, done.stdout
     copy = tmp_path / unit.name
     copy.write_text(re.sub(r"/usr/local/bin/respool", "/bin/true", unit.read_text()))

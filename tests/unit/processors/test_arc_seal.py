@@ -13,6 +13,8 @@ import pytest
 from respool.errors import ConfigError
 from respool.processors.api import Defer, Proceed
 from respool.processors.arc_seal import ArcSeal, ArcSealKey, Config
+from respool.processors.auth import Auth
+from respool.processors.auth import Config as AuthConfig
 from respool.processors.authentication.arc_verify import ArcResult
 from respool.processors.authentication.message import AuthenticatedMessage
 from respool.processors.authentication.seal_specification import parse_specification
@@ -118,6 +120,22 @@ def test_cv_comes_from_the_verification_before(key_file: str) -> None:
     assert isinstance(verdict, Proceed)
     assert not verdict.edits
     assert "failed before" in verdict.reason
+
+
+@pytest.mark.parametrize("verified_before", [False, True])
+def test_a_chain_that_expires_in_the_queue_is_sealed_as_it_came(key_file: str, *, verified_before: bool) -> None:
+    resolver = zone()
+    processor = ArcSeal(config(key_file, expire_seconds=60))
+    message = spool_message((OURS, *FIELDS))
+    message = applied(message, processor.process(message, context(resolver)))
+    later = msgspec.structs.replace(context(resolver), now=NOW + 9999.0)
+    if verified_before:
+        verdict = Auth(AuthConfig(dmarc="off", spf_variable="")).process(message, later)
+        assert isinstance(verdict, Proceed)
+        later = msgspec.structs.replace(later, results=verdict.results)
+    sealed = applied(message, processor.process(message, later))
+    assert b"cv=pass" in sealed.sent_headers[0].raw
+    assert b"t=%d" % (NOW + 9999) in sealed.sent_headers[0].raw
 
 
 def test_no_results_of_ours_no_seal(key_file: str) -> None:
@@ -280,6 +298,7 @@ def test_an_expiry_in_the_past_makes_no_seal(key_file: str) -> None:
         ("options", "expire=+x"),
         ("options", "timestamp"),
         ("key_table", "/etc/mail/seal.mdb"),
+        ("key_table", "lmdb;/nonexistent/seal.mdb"),
     ],
 )
 def test_bad_options_and_tables_are_refused(key_file: str, key: str, text: str) -> None:

@@ -64,6 +64,25 @@ def test_a_fail_is_told_to_exim() -> None:
     assert (variables["dmarc_status"], variables["dmarc_alignment_spf"]) == ("reject", "no")
 
 
+@pytest.mark.parametrize("space", [b" ", b"\n ", b"\v"])
+def test_a_second_from_that_exim_sees_is_seen(space: bytes) -> None:
+    message = make_message([(b"From", b"a@example.com"), b"From" + space + b": ceo@bank.example\n"])
+    variables = _variables(message, _run(message))
+    assert (variables["dmarc_status"], variables["dmarc_alignment_spf"]) == ("nofrom", "no")
+
+
+@pytest.mark.parametrize("entry", ["", "two words.example", "*.example.org"])
+def test_a_trusted_sealer_is_a_domain(entry: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Auth(Config(trusted_sealers=("example.org", ".Bücher.example", entry)))
+    assert caught.value.key == "$.trusted_sealers"
+
+
+def test_a_line_that_is_no_field_is_no_second_from() -> None:
+    message = make_message([(b"From", b"a@example.com"), b"From\n"])
+    assert _variables(message, _run(message))["dmarc_status"] == "accept"
+
+
 def test_no_record_names_the_author_as_exim_does() -> None:
     message = make_message([(b"From", b"x@other.example")])
     variables = _variables(message, _run(message))

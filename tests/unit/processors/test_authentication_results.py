@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from respool.processors.api import Proceed
 from respool.processors.authentication_results import AuthenticationResults, Config
 from respool.processors.edits import Edit, RemoveHeader, apply
@@ -41,6 +43,13 @@ def test_forged_fields_go_and_ours_comes_on_top() -> None:
         message.headers[2].raw,
         message.headers[5].raw,
     ]
+
+
+@pytest.mark.parametrize("space", [b" ", b"\t", b"\n ", b" \n\t ", b"\v", b"\f\r"])
+def test_white_space_before_the_colon_hides_nothing(space: bytes) -> None:
+    # Exim takes each of these for a field of that name (receive.c, header_checkname()).
+    message = make_message([b"Authentication-Results" + space + b": mx.example.org; dkim=pass\n"])
+    assert any(isinstance(edit, RemoveHeader) for edit in _run(message))
 
 
 def test_nothing_to_say_is_said() -> None:

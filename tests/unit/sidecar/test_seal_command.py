@@ -14,6 +14,7 @@ from respool.lookups.zone import ZoneResolver
 from respool.processors.authentication.arc_verify import ArcSignatures
 from respool.processors.authentication.keys import KeyLookup
 from respool.processors.authentication.message import AuthenticatedMessage
+from respool.processors.authentication.signature_check import Times
 from respool.sidecar import demo
 from respool.sidecar.cli import cli
 from respool.sidecar.sample_cases import load
@@ -54,7 +55,7 @@ def test_the_set_verifies_on_top_of_the_message(finished: Path, tmp_path: Path, 
     assert result.stdout.startswith("ARC-Seal: ")
     sealed = AuthenticatedMessage.from_bytes(result.stdout_bytes + path.read_bytes())
     keys = KeyLookup(ZoneResolver.from_file(str(finished / "dns.zone")), None)
-    verified = ArcSignatures(sealed).verify(keys, now=time.time(), client_address="")
+    verified = ArcSignatures(sealed).verify(keys, Times.of(time.time(), None))
     assert (verified.result.value, verified.instance) == ("pass", instance)
     assert f"i={instance}; mx.example.test;\n {RESULTS}" in result.stdout
 

@@ -224,3 +224,14 @@ def test_a_field_repeated_without_end_does_not_swell_the_signature() -> None:
     sealed = add_set(message)
     assert len(sealed.fields[1]) < 2000
     assert verify(sealed).result is Result.PASS
+
+
+def test_a_sealer_in_u_labels_is_known_by_its_a_labels() -> None:
+    sealer = replace(ED25519, domain="bücher.example", selector="größe")
+    resolver = KeyZone({"xn--gre-6ka8i._domainkey.xn--bcher-kva.example": public_record(ed25519_private_key())})
+    result = verify(add_set(plain(), sealer), resolver)
+    assert (result.result, result.domains) == (Result.PASS, ("xn--bcher-kva.example",))
+    assert [(each.seal_domain, each.seal_selector) for each in result.sets] == [
+        ("xn--bcher-kva.example", "xn--gre-6ka8i")
+    ]
+    assert Property("header", "s", "xn--gre-6ka8i") in result.properties

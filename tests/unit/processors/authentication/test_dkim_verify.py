@@ -167,6 +167,47 @@ def test_hostile_and_revoked_keys(record: bytes, reason: str) -> None:
     assert (found.result, found.reason) == (Result.PERMERROR, reason)
 
 
+@pytest.mark.parametrize("domain", ["bücher.example", "BÜCHER.Example", "xn--bcher-kva.example"])
+@pytest.mark.parametrize(
+    "identity", [None, "@post.bücher.example", "@POST.XN--BCHER-KVA.example", "käte@BÜCHER.example"]
+)
+def test_u_labels_and_a_labels_are_one_name(domain: str, identity: str | None) -> None:
+    # RFC 8616 section 5: each of the three names may be written either way.
+    record = public_record(rsa_private_key())
+    resolver = KeyZone({"xn--gre-6ka8i._domainkey.xn--bcher-kva.example": record})
+    (found,) = verify(hand_signed({"d": domain, "s": "größe", "i": identity}), resolver)
+    assert (found.result, found.reason) == (Result.PASS, "")
+    # Authentication-Results is ASCII: in U-labels the names would be lost there.
+    assert (found.domain, found.selector) == ("xn--bcher-kva.example", "xn--gre-6ka8i")
+    assert found.identity.rpartition("@")[2] in {"xn--bcher-kva.example", "post.xn--bcher-kva.example"}
+
+
+@pytest.mark.parametrize("tag", ["d", "s", "i"])
+def test_what_has_no_a_labels_is_no_name(tag: str) -> None:
+    resolver = KeyZone({})
+    (found,) = verify(hand_signed({tag: "@a／b.example" if tag == "i" else "a／b.example"}), resolver)
+    assert (found.result, found.reason[:18]) == (Result.NEUTRAL, "signature syntax: ")
+    assert not resolver.asked
+
+
+@pytest.mark.parametrize(
+    ("received", "now", "result"),
+    [
+        (NOW, NOW + 9999, Result.PASS),
+        (NOW + 61, NOW + 9999, Result.PERMERROR),
+        (None, NOW + 9999, Result.PERMERROR),
+        (NOW + 9999, NOW, Result.PASS),  # a clock went back: nothing is received later than now
+    ],
+)
+def test_what_expires_in_the_queue_has_not_expired(received: int | None, now: int, result: Result) -> None:
+    message = hand_signed({"t": str(NOW), "x": str(NOW + 60)})
+    (found,), _ = verify_signatures(message, zone(), now=now, received=received)
+    assert found.result is result
+    # What was signed here after it came, and waited, is not signed in the future.
+    (found,), _ = verify_signatures(hand_signed({"t": str(NOW)}), zone(), now=NOW + 1, received=NOW - 9999)
+    assert found.result is Result.PASS
+
+
 def test_of_several_records_the_usable_one() -> None:
     good = public_record(rsa_private_key())
     (found,) = verify(hand_signed(), KeyZone({RSA_NAME: [b"v=spf1 -all", good]}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,13 +23,17 @@ from respool.processors.authentication.keys import (
     KeyLookup,
     KeyRecord,
     KeyType,
+    SigningKey,
+    key_from_file,
+    load_signing_key,
     parse_key_record,
     parse_signing_key,
 )
 from respool.processors.authentication.signature_text import encode_base64
+from respool.processors.authentication.signing import parse_key_specification
 from respool.processors.results import Result
 
-from .signed_mail import KeyZone, ed25519_private_key, rsa_private_key, zone
+from .signed_mail import ed25519_private_key, pem, rsa_private_key, zone
 
 DIGEST = hashlib.sha256(b"text").digest()
 
@@ -109,10 +114,18 @@ def test_one_question_for_each_name() -> None:
     assert resolver.asked == ["rsa._domainkey.example.org", "none._domainkey.example.org"]
 
 
-def test_u_labels_are_asked_for_as_a_labels() -> None:
-    resolver = KeyZone({})
-    KeyLookup(resolver).find("bücher.example", "größe")
-    assert resolver.asked == ["xn--gre-6ka8i._domainkey.xn--bcher-kva.example"]
-    # What has none is no name, and nobody is asked.
-    assert isinstance(KeyLookup(resolver).find("a\u2028b.example", "s"), KeyFault)
-    assert len(resolver.asked) == 1
+def from_table(text: str) -> SigningKey:
+    return key_from_file(parse_key_specification(f"a.example : s : {text}").key_file)
+
+
+def from_line(text: str) -> SigningKey:
+    return key_from_file(parse_key_specification(text).key_file)
+
+
+@pytest.mark.parametrize("read", [load_signing_key, key_from_file, from_table, from_line])
+def test_a_key_in_the_place_of_its_path_is_not_shown(read: Callable[[str], SigningKey]) -> None:
+    secret = pem(rsa_private_key()).decode()
+    for text in (secret, secret.replace("\n", ""), "\n" + secret):
+        with pytest.raises(ConfigError) as caught:
+            read(text)
+        assert caught.value.reason == "a private key stands where the path of its file belongs"
