@@ -175,7 +175,11 @@ class Target:
     def _open_or_make(self, name: str, *, at: int) -> int:
         for _ in range(_MAKING_ATTEMPTS):
             with contextlib.suppress(FileNotFoundError):
-                return durable.open_directory(name, at=at)
+                descriptor = durable.open_directory(name, at=at)
+                if self.uid and os.fstat(descriptor).st_uid == 0 == os.geteuid():
+                    # One that ran as root, as we do, made it and died: Exim could not unlink in it.
+                    self.give(descriptor, durable.DIRECTORY_MODE)
+                return descriptor
             with contextlib.suppress(FileExistsError):
                 durable.make_directory(name, at=at)
                 with contextlib.suppress(FileNotFoundError):
