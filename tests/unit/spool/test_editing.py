@@ -91,8 +91,27 @@ def test_header_edits_reverted_give_the_same_file(envelope: Envelope) -> None:
 
 @pytest.mark.parametrize("index", [-1, 3])
 def test_there_is_no_header_outside_of_the_list(envelope: Envelope, index: int) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="no element"):
         remove_header(envelope, index)
+    with pytest.raises(ValueError, match="no element"):
+        replace_header(envelope, index, envelope.headers[0])
+
+
+def test_a_field_that_is_replaced_leaves_those_around_it(envelope: Envelope) -> None:
+    field = Header.make(b"X-New", b"one")
+    for index in range(3):
+        expected = list(envelope.headers)
+        expected[index] = field
+        assert replace_header(envelope, index, field).headers == tuple(expected)
+
+
+@pytest.mark.parametrize("index", [-1, 4])
+def test_there_is_no_recipient_outside_of_the_list(envelope: Envelope, index: int) -> None:
+    for change in (keep_recipients, remove_recipients):
+        with pytest.raises(ValueError, match="no element"):
+            change(envelope, [0, index])
+    with pytest.raises(ValueError, match="no element"):
+        redirect_recipient(envelope, index, b"x@test.ex")
 
 
 @pytest.mark.parametrize("value", [b"a\nEvil: yes", b"a\r\nEvil: yes", b"a\0", b"a\n", b"a\n \n", b"a\rb"])
@@ -115,6 +134,8 @@ def test_no_sender_injection(envelope: Envelope, sender: bytes) -> None:
 
 def test_set_sender(envelope: Envelope) -> None:
     assert changed_lines(HEADER_FILE, set_sender(envelope, b"")) == ([b"<sender@test.ex>"], [b"<>"])
+    every_other_byte = bytes(byte for byte in range(1, 256) if byte not in b"\n\r<>")
+    assert set_sender(envelope, every_other_byte).sender == every_other_byte
 
 
 def test_with_id_changes_the_first_line_only(envelope: Envelope) -> None:
@@ -329,10 +350,11 @@ def test_what_just_fits_is_written_and_read_again() -> None:
     envelope = parse_header_file(HEADER_FILE, file="h")
     sender = b"s" * (LONGEST_FIXED_LINE - 3)
     name = b"n" * LONGEST_TREE_NAME
-    largest = add_non_recipients(set_sender(envelope, sender), [name])
+    assert len(b"NN " + name + b"\n") == LONGEST_FIXED_LINE
+    largest = add_non_recipients(set_sender(envelope, sender), [name, b"n"])
     read = parse_header_file(render_header_file(largest), file="h")
     assert read.sender == sender
-    assert name in read.non_recipients
+    assert read.non_recipients == {name, b"n"}
     with pytest.raises(ValueError, match="sender"):
         set_sender(envelope, sender + b"s")
     with pytest.raises(ValueError, match="tree"):
@@ -359,6 +381,23 @@ def test_the_number_of_recipients_is_bounded() -> None:
     for bad in ((), (*most, most[0])):
         with pytest.raises(ValueError, match="recipients"):
             set_recipients(envelope, bad)
+
+
+def test_a_body_of_nothing_has_no_line_of_any_length(envelope: Envelope) -> None:
+    bare = with_body(envelope.replace(headers=()), BytesBody(b""))
+    assert bare.max_received_linelength == 0
+
+
+def test_a_variable_that_nobody_calls_tainted_is_not(envelope: Envelope) -> None:
+    assert changed_lines(HEADER_FILE, set_variable(envelope, "acl_m_new", b"v"))[1] == [b"-aclm _new 1", b"v"]
+
+
+def test_the_acl_variables_of_old_have_their_place_too() -> None:
+    """``-acl`` with a number, which Exim wrote before 4.61."""
+    old = HEADER_FILE.replace(b"-aclc 0 4\nconn\n", b"-acl 0 4\nconn\n").replace(b"-aclm _foo 3\na\nb\n", b"")
+    edited = set_directive(parse_header_file(old, file="h"), Directive.make(b"ident", b"x"))
+    names = [directive.name for directive in edited.directives]
+    assert names.index(b"ident") == names.index(b"acl") - 1
 
 
 @pytest.mark.parametrize(
