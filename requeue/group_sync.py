@@ -8,6 +8,7 @@ Diagnostics: sync() raises OSError if the fsync that covered the caller failed.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 
@@ -17,7 +18,7 @@ from . import durable
 class _Round:
     def __init__(self) -> None:
         self.done = False
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
 
 class GroupSync:
@@ -47,12 +48,16 @@ class GroupSync:
         if not mine.done:
             try:
                 durable.sync(descriptor)
-            except OSError as error:
+            except BaseException as error:
+                # Whatever ended it: those who wait have not been synced.
                 mine.error = error
+                raise
             finally:
                 with self._condition:
                     mine.done = True
                     self._running.discard(key)
                     self._condition.notify_all()
-        if mine.error is not None:
+        if isinstance(mine.error, OSError):
             raise OSError(mine.error.errno, mine.error.strerror)
+        if mine.error is not None:
+            raise OSError(errno.EINTR, "the fsync that was to cover it was broken off")

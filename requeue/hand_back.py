@@ -14,6 +14,7 @@ import time
 
 import msgspec
 
+from ..errors import clean
 from ..spool.ids import MessageId
 from ..spool.sources import Source
 from . import durable
@@ -133,7 +134,7 @@ class HandBack:
         status, now = job.read_status(), time.time()
         job.write_status(
             msgspec.structs.replace(
-                status, reason=reason, processor=processor, since=now, retry_at=retry_at, crashes=0,
+                status, reason=clean(reason), processor=processor, since=now, retry_at=retry_at, crashes=0,
                 deferred_since=(status.deferred_since or now) if place == "deferred" else 0.0,
             )
         )  # fmt: skip

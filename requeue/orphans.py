@@ -29,7 +29,10 @@ def set_aside(
 
     in_use says of an id whether an Exim is delivering it: then its ``-D`` may still come.
     """
-    place = source.input.open_subdirectory(found.subdirectory)
+    try:
+        place = source.input.open_subdirectory(found.subdirectory)
+    except FileNotFoundError:
+        return None
     try:
         name = next((n for n in (found.id.data_name, found.id.header_name) if _is_file(n, place)), None)
         if name is None or (name == found.id.data_name and not _is_free(place, found)):
@@ -58,7 +61,10 @@ def _is_file(name: str, place: int) -> bool:
 
 
 def _is_free(place: int, found: Found) -> bool:
-    descriptor = durable.open_file(found.id.data_name, at=place, write=True)
+    try:
+        descriptor = durable.open_file(found.id.data_name, at=place, write=True)
+    except FileNotFoundError:
+        return False
     try:
         free = lock_message(descriptor, found.id)
         if free:
@@ -86,7 +92,10 @@ def reunite(state: StateDirectory, source: Source, found: Found) -> bool:
 
 
 def _give_back(job: Job, source: Source, found: Found) -> bool:
-    place = source.input.open_subdirectory(found.subdirectory)
+    try:
+        place = source.input.open_subdirectory(found.subdirectory)
+    except FileNotFoundError:
+        return False
     try:
         for name in (found.id.data_name, found.id.header_name):
             if durable.exists(name, at=job.descriptor) is not None and durable.exists(name, at=place) is None:

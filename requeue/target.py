@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from typing import Final, Literal
 
 from ..errors import ConfigError, ConflictError
-from ..spool.directory import check_ownership, list_names, occupants
+from ..spool.directory import check_ownership, has_subdirectory, list_names, occupants
 from ..spool.ids import ALPHABET, IdMinter, MessageId
 from ..spool.locks import lock_message, unlock_message
 from . import durable
@@ -162,10 +161,7 @@ class Target:
             if queue not in self._layouts:
                 names = list_names(directory)
                 self._layouts[queue] = any(
-                    len(name) == 1
-                    and name in ALPHABET
-                    and stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
-                    for name in names
+                    len(name) == 1 and name in ALPHABET and has_subdirectory(directory, name) for name in names
                 )
             is_split = self._layouts[queue]
         else:
@@ -179,7 +175,11 @@ class Target:
     def _open_or_make(self, name: str, *, at: int) -> int:
         for _ in range(_MAKING_ATTEMPTS):
             with contextlib.suppress(FileNotFoundError):
-                return durable.open_directory(name, at=at)
+                descriptor = durable.open_directory(name, at=at)
+                if self.uid and os.fstat(descriptor).st_uid == 0 == os.geteuid():
+                    # One that ran as root, as we do, made it and died: Exim could not unlink in it.
+                    self.give(descriptor, durable.DIRECTORY_MODE)
+                return descriptor
             with contextlib.suppress(FileExistsError):
                 durable.make_directory(name, at=at)
                 with contextlib.suppress(FileNotFoundError):

@@ -257,8 +257,6 @@ def _open_source(config: Config) -> Source:
         case QueueSource():
             kind, path = "queue", f"{source.spool_directory}/{source.queue}/input"
             message_log = f"{source.spool_directory}/{source.queue}/msglog"
-            if not os.path.isdir(message_log):
-                message_log = None
         case DirectorySource():
             kind, path = "directory", source.directory
     try:

@@ -158,8 +158,10 @@ class QueueRunner:
             self._log.error("source.stranger", name=name, reason="named as a message's file, but no regular file")
         self._strangers = set(listing.strangers)
         self._halves = {found: self._halves.get(found, now) for found in listing.halves}
+        # Once for all halves: a crash may leave many, and many may have been set aside before.
+        set_aside = {claim.id for claim in self._state.list("corrupt")} if self._halves else frozenset[MessageId]()
         for found, since in self._halves.items():
-            if orphans.reunite(self._state, self._source, found):
+            if found.id in set_aside and orphans.reunite(self._state, self._source, found):
                 self._intake.offer(found)
             elif now - since >= self._orphan_seconds or (self._once and self._orphan_seconds == 0):
                 self._set_aside(found)

@@ -22,6 +22,7 @@ from .directive import Directive
 from .envelope import Envelope, Header, Recipient, flag_for
 from .header_file import KNOWN_DIRECTIVES, parse_header_file
 from .ids import MessageId
+from .non_recipients import unbalanced
 
 #: Lookup types of Debian's exim4-daemon-heavy that may quote a value.
 USUAL_QUOTERS: Final = frozenset(
@@ -189,7 +190,7 @@ def _check_body_directives(place: _Place) -> Iterator[Finding]:
 
 
 def _check_tree(place: _Place) -> Iterator[Finding]:
-    """Strict order by bounds that go down the tree, without recursion."""
+    """Strict order by bounds that go down the tree, without recursion; and the balance that Exim gives it."""
     bounds: list[tuple[bytes, bytes | None, int]] = [(b"", None, 1)]
     for line, node in enumerate(place.envelope.tree, place.tree_line):
         low, high, depth = bounds.pop()
@@ -206,6 +207,10 @@ def _check_tree(place: _Place) -> Iterator[Finding]:
             bounds.append((node.name, high, depth + 1))
         if node.has_left:
             bounds.append((low, node.name, depth + 1))
+    lopsided = unbalanced(place.envelope.tree)
+    if lopsided is not None:
+        name = place.envelope.tree[lopsided].name
+        yield place.error(place.tree_line + lopsided, "tree-balance", "subtrees of like depth", _shown(name))
 
 
 def _check_recipients(place: _Place) -> Iterator[Finding]:

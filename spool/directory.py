@@ -162,12 +162,13 @@ def occupants(directory: int, message_id: MessageId) -> dict[str, os.stat_result
             try:
                 found[prefix + name] = os.stat(prefix + name, dir_fd=directory, follow_symlinks=False)
             except FileNotFoundError:
-                if prefix and name == names[0] and not _has_subdirectory(directory, prefix[0]):
+                if prefix and name == names[0] and not has_subdirectory(directory, prefix[0]):
                     break
     return found
 
 
-def _has_subdirectory(directory: int, name: str) -> bool:
+def has_subdirectory(directory: int, name: str) -> bool:
+    """Whether a name in an open directory is a directory, no symlink to one."""
     try:
         return stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
     except FileNotFoundError:

@@ -15,9 +15,10 @@ from typing import Final, Literal, TypeVar
 
 from .body import Body, count_body
 from .directive import Directive
-from .envelope import Envelope, Header, Recipient, TreeNode
+from .envelope import Envelope, Header, Recipient
 from .header_file import LONGEST_FIXED_LINE, MOST_RECIPIENTS
 from .ids import MessageId
+from .non_recipients import grow
 
 _Item = TypeVar("_Item", Header, Recipient)
 
@@ -193,34 +194,17 @@ def modern_recipients(envelope: Envelope) -> Envelope:
 
 
 def add_non_recipients(envelope: Envelope, names: Iterable[bytes]) -> Envelope:
-    """These names in the non-recipients tree too, which is rebuilt in strcmp order and balanced.
+    """These names in the non-recipients tree too, inserted in their order as Exim would.
 
     The envelope itself if it has them all.
     """
-    missing = {name for name in names if name not in envelope.non_recipients}
+    missing = [name for name in names if name not in envelope.non_recipients]
     if not missing:
         return envelope
     for name in missing:
         if not 1 <= len(name) <= LONGEST_TREE_NAME or b"\n" in name or b"\0" in name:
             raise ValueError(f"not a name that the tree can hold: {name[:80]!r}")
-    return envelope.replace(tree=build_tree(sorted(missing | envelope.non_recipients)))
-
-
-def build_tree(names: Sequence[bytes]) -> tuple[TreeNode, ...]:
-    """The balanced search tree of names, which are sorted and distinct, in pre-order (tree.c)."""
-    nodes: list[TreeNode] = []
-    ranges = [(0, len(names))]
-    while ranges:
-        start, end = ranges.pop()
-        middle = (start + end) // 2
-        has_left, has_right = start < middle, middle + 1 < end
-        if start < end:
-            nodes.append(TreeNode(has_left=has_left, has_right=has_right, name=names[middle]))
-        if has_right:
-            ranges.append((middle + 1, end))
-        if has_left:
-            ranges.append((start, middle))
-    return tuple(nodes)
+    return envelope.replace(tree=grow(envelope.tree, missing))
 
 
 # Body

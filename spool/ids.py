@@ -20,6 +20,8 @@ ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxy
 _VALUE: Final = {character: value for value, character in enumerate(ALPHABET)}
 _SHAPE: Final = re.compile(r"[0-9A-Za-z]{6}-(?:[0-9A-Za-z]{11}-[0-9A-Za-z]{4}|[0-9A-Za-z]{6}-[0-9A-Za-z]{2})", re.ASCII)
 
+_YEAR_2242: Final = 1 << 33
+
 
 class MessageId(str):
     """An Exim message id; construction checks the shape.
@@ -43,8 +45,10 @@ class MessageId(str):
 
     @property
     def received_time(self) -> int:
-        """Unix seconds at the start of reception, from the first field."""
-        return decode_base62(self[:6])
+        """Unix seconds at the start of reception, from the first field; of base-36 ids, too."""
+        seconds = decode_base62(self[:6])
+        # Cygwin and Darwin have ids in base 36 (exim.h, BASE_62). Read in base 62 they would lie centuries on.
+        return int(self[:6], 36) if seconds >= _YEAR_2242 and self[:6].upper() == self[:6] else seconds
 
     @property
     def split_directory(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 
 import click
 import msgspec
@@ -16,7 +17,7 @@ from ...errors import SpoolFormatError
 from ...spool.body import Body, BytesBody
 from ...spool.check import Finding, check_pair
 from . import terminal
-from .spool_files import OpenMessage, Place, find, read
+from .spool_files import OpenMessage, Place, find, find_data, read
 
 
 @click.command("check")
@@ -26,15 +27,18 @@ def check(directory: str, *, as_json: bool) -> None:
     """Validate the spool files in DIR, and say what is wrong and where.
 
     Stricter than Exim, which reads files that it then loses mail by: a wrong
-    body_linecount, a tree in the wrong order, no recipient left.
+    body_linecount, a tree in the wrong order, no recipient left. A -D without its
+    -H is a note: a message that is being received, or what a crash left.
     """
     console = terminal.output()
-    checked = errors = 0
+    checked = wrong = errors = 0
     findings: list[dict[str, object]] = []
-    for place in find(directory):
+    for place, found in _look(directory):
         checked += 1
-        for finding in _check(place):
-            errors += finding.severity == "error"
+        error_count = sum(finding.severity == "error" for finding in found)
+        errors += error_count
+        wrong += error_count > 0
+        for finding in found:
             if as_json:
                 findings.append({**msgspec.structs.asdict(finding), "directory": place.below})
                 continue
@@ -44,8 +48,27 @@ def check(directory: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode({"checked": checked, "errors": errors, "findings": findings}))
     else:
-        console.print(Text(f"{checked} checked, {errors} wrong", style="red" if errors else "green"))
+        console.print(Text(f"{checked} checked, {wrong} wrong", style="red" if wrong else "green"))
     sys.exit(1 if errors else 0)
+
+
+def _look(directory: str) -> Iterator[tuple[Place, list[Finding]]]:
+    """Every message, and what is wrong with it; in the end those of which there is a -D alone."""
+    places = list(find(directory))
+    for place in places:
+        found = _check(place)
+        if place.is_lost:
+            # Exim looks in the one subdirectory and above them all, respool too.
+            expected = f"the subdirectory {place.id.split_directory}"
+            name = place.id.header_name
+            found.append(Finding(file=name, line=0, rule="subdirectory", expected=expected, found=place.below))
+        yield place, found
+    for place in sorted(set(find_data(directory)).difference(places)):
+        name = place.id.data_name
+        half = Finding(
+            file=name, line=0, rule="no-header-file", expected="a -H file", found="none", severity="note"
+        )  # fmt: skip
+        yield place, [half]
 
 
 def _check(place: Place) -> list[Finding]:

@@ -21,7 +21,7 @@ from ...errors import SpoolFormatError
 from ...spool.body import FileBody
 from ...spool.envelope import Envelope, Header, flag_for
 from ...spool.header_file import LARGEST_HEADER_FILE, parse_header_file
-from ...spool.ids import MessageId
+from ...spool.ids import ALPHABET, MessageId, parse_id
 from ...spool.journal import merge_journal
 from ...spool.message import Message
 
@@ -43,6 +43,12 @@ class Place(Struct, frozen=True, order=True):
         """The path of ``-H``."""
         return os.path.join(self.directory, self.id.header_name)
 
+    @property
+    def is_lost(self) -> bool:
+        """In a split directory where Exim does not look for this id, nor does respool (spool_in.c)."""
+        name = os.path.basename(self.below)
+        return len(name) == 1 and name in ALPHABET and name != self.id.split_directory
+
 
 class Stored(Struct, frozen=True):
     """What the files of one message say; journal is the content of ``-J``, already merged into envelope.
@@ -63,21 +69,27 @@ class Stored(Struct, frozen=True):
 def find(path: str) -> Iterator[Place]:
     """Every ``-H`` file that path names, oldest first within its directory."""
     if os.path.isdir(path):
-        yield from sorted(_search(path, "", _DEEPEST), key=lambda place: (place.below, place.id))
+        yield from sorted(_search(path, "", _DEEPEST, "-H"), key=lambda place: (place.below, place.id))
         return
     directory, name = os.path.split(path)
-    message_id = _id_of(name)
+    message_id = _id_of(name, "-H")
     if message_id is None:
         raise FileNotFoundError(f"{path}: not the name of a -H file (<message id>-H)")
     yield Place(message_id, directory or ".")
 
 
-def _search(directory: str, below: str, depth: int) -> Iterator[Place]:
+def find_data(path: str) -> Iterator[Place]:
+    """The messages in the directory path of which there is a ``-D`` file, in no order."""
+    if os.path.isdir(path):
+        yield from _search(path, "", _DEEPEST, "-D")
+
+
+def _search(directory: str, below: str, depth: int, suffix: str) -> Iterator[Place]:
     with os.scandir(directory) as entries:
         listed = list(entries)
     folders = [entry.name for entry in listed if entry.is_dir(follow_symlinks=False)]
     for entry in listed:
-        message_id = _id_of(entry.name)
+        message_id = _id_of(entry.name, suffix)
         if message_id is not None and entry.is_file(follow_symlinks=False):
             yield Place(message_id, directory, below)
     if depth:
@@ -85,16 +97,11 @@ def _search(directory: str, below: str, depth: int) -> Iterator[Place]:
             # A named queue of Exim may be called like anything.
             is_queue = os.path.isdir(os.path.join(directory, name, "input"))
             if is_queue or (name not in _PASSED_OVER and not name.startswith(".")):
-                yield from _search(os.path.join(directory, name), os.path.join(below, name), depth - 1)
+                yield from _search(os.path.join(directory, name), os.path.join(below, name), depth - 1, suffix)
 
 
-def _id_of(name: str) -> MessageId | None:
-    if not name.endswith("-H"):
-        return None
-    try:
-        return MessageId(name[:-2])
-    except ValueError:
-        return None
+def _id_of(name: str, suffix: str) -> MessageId | None:
+    return parse_id(name.removesuffix(suffix)) if name.endswith(suffix) else None
 
 
 def read(place: Place) -> Stored:

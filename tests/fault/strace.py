@@ -37,8 +37,8 @@ from .harness import Setup
 #: Whatever changes a file system, or makes a change durable. openat counts where it creates.
 CALLS = (
     "openat", "mkdirat", "mkdir", "linkat", "renameat2", "renameat", "rename", "unlinkat", "unlink", "rmdir", "write",
-    "pwrite64", "pwritev", "fchown", "fchmod", "fsync", "fdatasync", "msync", "syncfs", "ftruncate",
-    "copy_file_range", "ioctl",
+    "writev", "pwrite64", "pwritev", "lchown", "fchown", "fchmod", "fsync", "fdatasync", "msync", "syncfs",
+    "fallocate", "ftruncate", "copy_file_range", "ioctl",
 )  # fmt: skip
 _CREATING = re.compile(rb"^\d*\s*openat\(.*O_CREAT")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 from collections import Counter
 
@@ -29,8 +30,9 @@ from respool.spool.editing import (
     with_id,
 )
 from respool.spool.envelope import Envelope, Header, Recipient, unique_form
-from respool.spool.header_file import render_header_file
+from respool.spool.header_file import parse_header_file, render_header_file
 from respool.spool.ids import IdMinter, MessageId
+from respool.spool.journal import merge_journal
 from tests.spool_corpus import SAMPLES, Sample, load
 
 from .conftest import EximFactory
@@ -154,3 +156,22 @@ def test_exim_agrees_on_what_is_delivered_in_a_large_tree(start_exim: EximFactor
     put(exim, envelope, sample.body_bytes)
     listed = exim.command("-bp")
     assert re.findall(r"^ {8}D (.*)$", listed, re.MULTILINE) == [address.decode() for address in done]
+
+
+def test_a_merged_journal_gives_the_lines_that_exim_itself_writes(start_exim: EximFactory) -> None:
+    exim = start_exim(listen=False, routers="later:\n  driver = redirect\n  data = :defer: not now\n")
+    sample = next(sample for sample in SAMPLES if sample.case == "rcpt200")
+    names = [recipient.address for recipient in sample.envelope.recipients]
+    chance = random.Random(5)
+    for count in (1, 2, 3, 7, 40, 150):
+        chance.shuffle(names)
+        before = add_non_recipients(with_id(sample.envelope, IdMinter(long=False).mint()), names[:5])
+        journal = b"".join(name + b"\n" for name in names[3 : 3 + count])
+        put(exim, before, sample.body_bytes)
+        (exim.input_directory() / before.id.journal_name).write_bytes(journal)
+        os.chown(exim.input_directory() / before.id.journal_name, exim.uid, exim.gid)
+        exim.deliver(before.id)
+        # Nobody could be delivered to: so this is the tree, and the journal.
+        after = (exim.input_directory() / before.id.header_name).read_bytes()
+        assert not (exim.input_directory() / before.id.journal_name).exists()
+        assert parse_header_file(after, file="f").tree == merge_journal(before, journal).tree

@@ -7,10 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from respool.errors import SpoolFormatError
-from respool.spool.editing import build_tree
 from respool.spool.envelope import Directive, Envelope, Header, Recipient
 from respool.spool.header_file import parse_header_file, render_header_file
 from respool.spool.ids import MessageId
+from respool.spool.non_recipients import grow
 from tests.fuzz.header_file_law import parse_step_by_step
 from tests.spool_corpus import SAMPLES
 
@@ -48,7 +48,7 @@ recipients = st.builds(
 field_names = st.sampled_from([b"From", b"To", b"Received", b"Subject", b"X-Y"])
 field_values = st.lists(st.from_regex(rb"[!-~\x80-\xff][ -~]{0,20}[!-~]", fullmatch=True), min_size=1, max_size=3)
 headers = st.builds(Header.make, field_names, field_values.map(b"\n\t".join))
-trees = st.sets(line_bytes.filter(bool), max_size=12).map(lambda found: build_tree(sorted(found)))
+trees = st.lists(line_bytes.filter(bool), max_size=12).map(lambda names: grow((), names))
 logins = line_bytes.map(lambda text: text.strip())
 envelopes = st.builds(
     Envelope,

@@ -292,6 +292,22 @@ def test_a_queue_gives_its_journal_along_and_loses_its_message_log(tmp_path: Pat
     state.close()
 
 
+def test_a_message_log_that_exim_makes_later_goes_as_well(tmp_path: Path) -> None:
+    spool, state = tmp_path / "spool", StateDirectory(str(tmp_path))
+    (spool / "in/input").mkdir(parents=True)
+    source = Source("queue", str(spool / "in/input"), message_log=str(spool / "in/msglog"))
+    assert source.message_log is None
+    for name in (ID.data_name, ID.header_name):
+        (spool / "in/input" / name).write_text(name)
+    (spool / "in/msglog").mkdir()
+    log = spool / "in/msglog" / ID
+    log.write_text("log")
+    claim.take(state, source, Found(ID, "")).close()
+    assert not log.exists()
+    source.close()
+    state.close()
+
+
 def test_what_was_claimed_first_is_never_replaced(house: House) -> None:
     job = house.take()
     (house.directory / ID.header_name).write_text("of a second export")

@@ -12,8 +12,9 @@ import pytest
 from respool.requeue import durable, publish
 from respool.requeue.claim import take
 from respool.requeue.hand_back import HandBack
+from respool.requeue.hold import list_kept
 from respool.requeue.job import OUT, Job, OutputName
-from respool.requeue.plan import Output, Requeue
+from respool.requeue.plan import Defer, Output, Requeue
 from respool.requeue.publish import Published
 from respool.requeue.reading import read_message
 from respool.requeue.stage import stage
@@ -188,3 +189,13 @@ def test_the_staged_name_of_an_output_says_its_queue(house: House) -> None:
     out = durable.open_directory(OUT, at=job.descriptor)
     assert durable.exists(OutputName(0, "scanned").name, at=out) is not None
     job.close()
+
+
+def test_a_reason_of_any_length_leaves_a_status_that_can_be_read(house: House) -> None:
+    """A server may name addresses of 60 KB; a status that is too long would be due at once, for ever."""
+    job = house.claim()
+    house.hand_back.put_off(job, Defer(reason="\x1b" * 200_000, retry_at=9e9))
+    job.close()
+    (kept,) = list_kept(house.state, "deferred")
+    assert kept.status.retry_at == 9e9
+    assert len(kept.status.reason) < 2000

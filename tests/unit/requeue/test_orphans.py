@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from respool.requeue.orphans import set_aside
+from respool.requeue import orphans
+from respool.requeue.orphans import reunite, set_aside
 from respool.requeue.state import StateDirectory
 from respool.requeue.target import Target
 from respool.spool.directory import Found
@@ -53,3 +54,31 @@ def test_a_header_file_waits_while_exim_delivers_the_message(tmp_path: Path, pla
     assert job is not None
     job.close()
     assert os.listdir(export) == []
+
+
+@pytest.mark.parametrize("subdirectory", ["", "W"])
+def test_a_half_that_goes_while_it_is_looked_at_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subdirectory: str
+) -> None:
+    """Exim finished with it, and removed the empty split directory: that is no trouble of the system."""
+    export = tmp_path / "export"
+    export.mkdir()
+    state, source = StateDirectory(str(tmp_path)), Source("export", str(export))
+    # It was there when it was listed.
+    monkeypatch.setattr(orphans, "_is_file", lambda name, place: name.endswith("-D"))
+    assert set_aside(state, source, Found(ID, subdirectory)) is None
+    assert state.list("work") == []
+
+
+def test_a_half_in_a_directory_that_is_gone_is_not_reunited(tmp_path: Path) -> None:
+    export = tmp_path / "export"
+    (export / "W").mkdir(parents=True)
+    (export / "W" / ID.header_name).write_text("half")
+    state, source = StateDirectory(str(tmp_path)), Source("export", str(export))
+    job = set_aside(state, source, Found(ID, "W"))
+    assert job is not None
+    job.move("corrupt")
+    job.close()
+    (export / "W").rmdir()
+    assert not reunite(state, source, Found(ID, "W"))
+    assert [claim.id for claim in state.list("corrupt")] == [ID]

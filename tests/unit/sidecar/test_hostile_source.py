@@ -93,6 +93,24 @@ def test_one_bad_file_does_not_stop_the_rest(setup: Setup, tmp_path: Path) -> No
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("late", ["-H", "-D"])
+def test_a_half_that_was_set_aside_becomes_a_message_when_its_other_half_comes(setup: Setup, late: str) -> None:
+    setup.put(GOOD)
+    path = setup.export / GOOD.name.replace("-H", late)
+    content = path.read_bytes()
+    path.unlink()
+    pair(setup, "1xV9Va-00000a-00")[0].unlink()
+    assert run(setup) == 1
+    assert len(setup.states()["corrupt"]) == 2
+
+    path.write_bytes(content)
+    path.chmod(0o640)
+    assert run(setup) == 0
+    assert [found.name for found in setup.input.glob("*-H")] == [GOOD.name]
+    assert [name[:16] for name in setup.states()["corrupt"]] == ["1xV9Va-00000a-00"]
+    assert list(setup.export.iterdir()) == []
+
+
 @pytest.mark.parametrize("place", ["export", "state", "state/work"])
 def test_a_start_is_refused_where_others_can_write(setup: Setup, place: str) -> None:
     prepare(setup.config).close()

@@ -67,6 +67,7 @@ def test_nothing_is_wrong_with_a_good_file() -> None:
         (b"NN a@x.ex", b"NN z@x.ex", 11, "tree-order", "error"),
         (b"NN a@x.ex", b"NN m@x.ex", 11, "tree-order", "error"),
         (b"NN a@x.ex", b"nn a@x.ex", 11, "tree-flags", "error"),
+        (b"NN a@x.ex", b"YN b@x.ex\nNN a@x.ex", 10, "tree-balance", "error"),
         (b"NN a@x.ex", b"NN a@x\r.ex", 11, "carriage-return", "error"),
         (b"\n2\n", b"\n2 x\n", 12, "count-line", "error"),
         (b"\n2\nr@x.ex\ns@x.ex o 1,2  0,0#3\n", b"\n0\n", 12, "no-recipients", "error"),
@@ -102,7 +103,7 @@ def test_too_many_received_fields() -> None:
 def test_a_tree_that_would_exhaust_exims_stack() -> None:
     chain = b"".join(b"YN n%03d@x\n" % number for number in range(60, 0, -1)) + b"NN a@x.ex\n"
     found = findings(GOOD.replace(b"YN m@x.ex\nNN a@x.ex\n", chain))
-    assert [finding.rule for finding in found] == ["tree-depth"]
+    assert [(finding.rule, finding.line) for finding in found] == [("tree-depth", 50), ("tree-balance", 10)]
 
 
 def test_with_resent_fields_these_carry_the_letters() -> None:

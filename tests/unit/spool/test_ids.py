@@ -98,3 +98,20 @@ def test_a_second_id_waits_for_the_next_tick(long: bool, tick: float, monkeypatc
     assert second > first
     assert len(slept) == 1
     assert tick / 2 < slept[0] < tick * 1.001
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        # Base 36: of 2026, of 2001, and all digits of letters.
+        ("TOWXYC-00000000MLO-0WHL", int("TOWXYC", 36)),
+        ("GJDGXR-000MLO-RS", 999_999_999),
+        ("ZZZZZZ-000MLO-RS", 36**6 - 1),
+        # Base 62: of today, of the next century, and what no base 36 has.
+        ("1xV9D2-0007Yr-05", 1795360228),
+        ("9000AB-000MLO-RS", decode_base62("9000AB")),
+        ("TOWXYc-000MLO-RS", decode_base62("TOWXYc")),
+    ],
+)
+def test_the_time_of_a_base_36_id_is_read_as_such(text: str, seconds: int) -> None:
+    assert MessageId(text).received_time == seconds

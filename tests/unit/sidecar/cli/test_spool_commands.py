@@ -159,6 +159,32 @@ def test_check_says_file_line_expected_and_found(hostile_directory: Path) -> Non
     assert ("1xV9D2-0007Yr-05-H", 14, "header-name") in found
 
 
+def test_check_counts_messages_not_faults(hostile_directory: Path) -> None:
+    result = run(check, str(hostile_directory))
+    assert result.stdout.count("error 1xV9D2-0007Yr-05-H") > 1
+    assert result.stdout.endswith("2 checked, 2 wrong\n")
+
+
+def test_check_finds_halves_and_what_exim_would_never_find(tmp_path: Path) -> None:
+    sample = next(sample for sample in SAMPLES if sample.case == "plain" and sample.root.name == "spool-496")
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    for place in (sample.id[5], "Z", "outside"):
+        directory = tmp_path / place / "input" / ("" if place == "outside" else place)
+        directory.mkdir(parents=True)
+        (directory / f"{sample.id}-H").write_bytes(sample.header_data)
+        (directory / f"{sample.id}-D").write_bytes(sample.id.encode() + b"-D\n" + sample.body_bytes)
+        for alone in ("1xV9D4-0007Yr-05-D", "1xV9D4-0007Yr-05-J", "1xV9D4-0007Yr-05-D.tmp"):
+            (directory / alone).touch()
+        os.mkfifo(directory / "1xV9D5-0007Yr-05-D")
+        result = run(check, str(tmp_path / place), "--json")
+        assert result.exit_code == (place == "Z")
+        document = json.loads(result.stdout)
+        assert document["checked"] == 2
+        found[place] = [(entry["file"], entry["rule"], entry["severity"]) for entry in document["findings"]]
+    half = ("1xV9D4-0007Yr-05-D", "no-header-file", "note")
+    assert found == {sample.id[5]: [half], "outside": [half], "Z": [(f"{sample.id}-H", "subdirectory", "error"), half]}
+
+
 def test_a_message_that_cannot_be_read_is_named_and_the_rest_goes_on(hostile_directory: Path) -> None:
     result = run(show, str(hostile_directory), "--json")
     assert "1xV9D3-0007Yr-05-H:2:1: expected login, uid and gid" in result.stderr
