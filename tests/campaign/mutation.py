@@ -86,9 +86,10 @@ PARTS: Final = {
         _CODEC_TESTS,
     ),
     "edits": Part(
-        ("spool/editing.py", "processors/edits.py"),
+        ("spool/editing.py", "spool/non_recipients.py", "processors/edits.py"),
         (
-            "tests/unit/spool/test_editing.py", "tests/unit/spool/test_journal.py", "tests/unit/spool/test_warnings.py",
+            "tests/unit/spool/test_editing.py", "tests/unit/spool/test_non_recipients.py",
+            "tests/unit/spool/test_journal.py", "tests/unit/spool/test_warnings.py",
             "tests/unit/processors/test_edits.py", "tests/unit/processors/test_testing.py",
             "tests/unit/processors/test_authentication_results.py", "tests/unit/processors/test_route.py",
             "tests/unit/processors/test_srs.py", "tests/unit/sidecar/test_difference.py",
