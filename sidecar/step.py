@@ -98,6 +98,7 @@ def call(step: Step, part: Part, context: api.Context) -> tuple[Traced, Followin
         # No verdict that was returned counts any more: an edit of it may be what failed.
         verdict, error = None, ProcessorError(step.name, raised)
         context.log.exception("processor.failed", processor=step.name, error=error)
+        _let_go(raised)
         following = _on_error(step, part, error)
     _end_fork(process)
     return Traced(processor=step.name, verdict=verdict, error=error, seconds=time.monotonic() - started), following
@@ -118,7 +119,17 @@ def run_effect(step: Step, effect: api.Effect, log: FilteringBoundLogger) -> Non
         # A bug in the processor: the message is committed, and trying again would not help.
         error = ProcessorError(step.name, raised)
         log.exception("effect.lost", key=effect.key, kind=effect.kind, error=error)
+        _let_go(raised)
     _end_fork(process)
+
+
+def _let_go(raised: BaseException) -> None:
+    """Give back what the processor had in its hands: the frame that keeps the error would keep its frames, in a circle.
+
+    Python's collector may come many messages later, and until then one that took all memory there is would fail them.
+    """
+    # Not by its name: the class is a stranger's.
+    BaseException.with_traceback(raised, None)
 
 
 def _is_interrupt(raised: BaseException) -> bool:
