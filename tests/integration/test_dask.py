@@ -183,10 +183,11 @@ def resume_batch(cluster: Cluster, source: Path, destination: Path, config: Path
 
 def wait_for_messages(process: subprocess.Popen[bytes], destination: Path, number: int) -> None:
     end = time.monotonic() + 60
-    while not destination.exists() or len(list(destination.glob("*-H"))) < number:
-        assert process.poll() is None, process.communicate()
+    while process.poll() is None and (not destination.exists() or len(list(destination.glob("*-H"))) < number):
         assert time.monotonic() < end
         time.sleep(0.02)
+    # On a busy machine all may be done by now.
+    assert process.poll() in {None, 0}, process.communicate()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
