@@ -362,7 +362,7 @@ def test_a_silent_scanner_takes_no_more_than_its_time_and_then_none(
     server.answer = None
     processor = scanner(load, address, timeout_seconds=0.1, failures_before_pause=2, pause_seconds=3600)
     for _ in range(2):
-        with pytest.raises(TemporaryError, match="timed out|in time"):
+        with pytest.raises(TemporaryError, match=r"timed out|in time"):
             run(processor)
     for _ in range(3):
         with pytest.raises(TemporaryError, match="left alone"):
