@@ -11,8 +11,10 @@ import pytest
 
 from respool.lookups.zone import ZoneResolver
 from respool.processors.api import Context, Effect, Processor, Verdict
+from respool.requeue.plan import Hold
 from respool.sidecar.pipeline import Pipeline
 from respool.sidecar.step import Step, run_effect
+from respool.spool.ids import MessageId
 from respool.spool.message import Message
 
 from ..processors.processor_kit import make_message
@@ -56,14 +58,15 @@ def test_after_a_message() -> None:
     hog = Hog()
     pipeline = Pipeline((Step("hog", hog, "hold"),), hostname="h", authserv_id="h", resolver=ZoneResolver({}))
     outcome = pipeline.run(make_message(), log=LOG)
-    assert "MemoryError" in outcome.plan.reason  # type: ignore[union-attr]
+    assert isinstance(outcome.plan, Hold)
+    assert "MemoryError" in outcome.plan.reason
     assert hog.taken is not None
     assert hog.taken() is None
 
 
 def test_after_an_effect() -> None:
     hog = Hog()
-    effect = Effect(id="1xV9Vo-000000-2c", claim=1, processor="hog", number=0, kind="kind", payload=b"")
+    effect = Effect(id=MessageId("1xV9Vo-000000-2c"), claim=1, processor="hog", number=0, kind="kind", payload=b"")
     run_effect(Step("hog", hog), effect, LOG)
     assert hog.taken is not None
     assert hog.taken() is None
