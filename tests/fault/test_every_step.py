@@ -126,9 +126,11 @@ def _make(case: Case, root: Path) -> tuple[Setup, Counter[bytes], list[str]]:
 
 
 #: A kill after a call leaves what a kill before the next one leaves: both only in the campaign.
-KINDS: tuple[tuple[Mode, int], ...] = (("kill-before", 0), ("fail", errno.EIO))
-if CAMPAIGN:
-    KINDS += (("kill-after", 0), ("fail", errno.ENOSPC), ("fail", errno.EACCES), ("fail", errno.EMFILE))
+_QUICK: tuple[tuple[Mode, int], ...] = (("kill-before", 0), ("fail", errno.EIO))
+_OTHERS: tuple[tuple[Mode, int], ...] = (
+    ("kill-after", 0), ("fail", errno.ENOSPC), ("fail", errno.EACCES), ("fail", errno.EMFILE),
+)  # fmt: skip
+KINDS = _QUICK + _OTHERS if CAMPAIGN else _QUICK
 
 
 def _faults(case: Case, mode: Mode, error: int, root: Path) -> tuple[list[Fault], int]:
