@@ -61,7 +61,9 @@ class Cluster:
                     "--scheduler-file", str(self._address_file))  # fmt: skip
         end = time.monotonic() + PATIENCE_SECONDS
         while not self._address_file.exists() or not self._address_file.read_text():
-            assert time.monotonic() < end, "no scheduler"
+            if time.monotonic() > end:
+                self.close()
+                raise AssertionError("no scheduler")
             time.sleep(0.05)
         self.address = str(json.loads(self._address_file.read_text())["address"])
         self.workers = [self.start_worker() for _ in range(3)]
