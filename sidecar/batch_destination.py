@@ -33,6 +33,8 @@ LOCKS: Final = "locks"
 PARTS: Final = "-parts"
 #: How often a worker looks whether its parent is still there.
 PARENT_SECONDS: Final = 0.5
+#: How long the workers of a batch that was killed may take to notice it, in seconds.
+_PATIENCE: Final = 10.0
 
 
 @contextlib.contextmanager
@@ -44,8 +46,8 @@ def own(destination: str) -> Generator[None]:
     except OSError as error:
         raise ConfigError(f"{destination}: {error.strerror}") from error
     try:
-        # The workers of a batch that was killed notice it within PARENT_SECONDS.
-        give_up = time.monotonic() + 4 * PARENT_SECONDS
+        # The workers of a batch that was killed look every PARENT_SECONDS, and on a busy machine late.
+        give_up = time.monotonic() + _PATIENCE
         while not lock_directory(descriptor):
             if time.monotonic() > give_up:
                 raise ConfigError(f"{destination} is being written by another batch")

@@ -123,6 +123,15 @@ def run_effect(step: Step, effect: api.Effect, log: FilteringBoundLogger) -> Non
     _end_fork(process)
 
 
+def _let_go(raised: BaseException) -> None:
+    """Give back what the processor had in its hands: the frame that keeps the error would keep its frames, in a circle.
+
+    Python's collector may come many messages later, and until then one that took all memory there is would fail them.
+    """
+    # Not by its name: the class is a stranger's.
+    BaseException.with_traceback(raised, None)
+
+
 def _is_interrupt(raised: BaseException) -> bool:
     """True for Ctrl-C where nobody but Python handles it; a KeyboardInterrupt elsewhere is the processor's own."""
     return (

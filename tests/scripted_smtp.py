@@ -55,7 +55,7 @@ class _Session(socketserver.BaseRequestHandler):
         self.script = self.server
         assert isinstance(self.script, _Server)
         self.socket: socket.socket = self.request
-        self.socket.settimeout(20)
+        self.socket.settimeout(60)
         self.buffer = b""
         self.xclient, self.helo, self.over_tls = b"", b"", False
         self.clear()

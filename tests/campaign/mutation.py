@@ -103,8 +103,9 @@ PARTS: Final = {
         ("requeue/recovery.py", "requeue/job.py", "requeue/publish.py", "requeue/stage.py", "requeue/claim.py"),
         _REQUEUE_TESTS,
         tuple(
-            f"tests/fault/test_every_step.py::test_exactly_once[{case}]"
+            f"tests/fault/test_every_step.py::test_exactly_once[{case}-{fault}]"
             for case in ("id-taken", "named-queue-with-journal", "split", "new-body", "original-still-queued")
+            for fault in ("kill-before", "EIO")
         ),
     ),
 }  # fmt: skip

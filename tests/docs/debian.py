@@ -171,7 +171,7 @@ class Debian:
         enter = ["nsenter", "--mount", "--net", "--pid", "--uts", "--target", str(self._inside)]
         return [*enter, "bash", "-e", "-u", "-o", "pipefail", "-c", script]
 
-    def run(self, script: str, *, seconds: float = 60) -> str:
+    def run(self, script: str, *, seconds: float = 240) -> str:
         """Run a script as root would type it, ending at the first command that fails; what it printed."""
         done = subprocess.run(
             self.command(script),

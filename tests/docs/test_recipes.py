@@ -176,7 +176,7 @@ sed 's,^use = "auth"$,use = "/etc/respool/plugins/slow.py:Slow",' /etc/respool/r
     debian.send("in work", 3)
     debian.run(
         """runuser -u Debian-exim -- respool run -c /etc/respool/slow.toml >/dev/null 2>&1 &
-for _ in $(seq 300); do
+for _ in $(seq 1200); do
     [ $(ls /var/spool/exim4/respool/work 2>/dev/null | wc -l) = 3 ] && break
     sleep 0.1
 done

@@ -88,7 +88,7 @@ class Disk:
     def unmount(self) -> None:
         if not self._mount:
             return
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         # Whoever was killed may take a moment.
         while subprocess.run(["umount", self.place], check=False, capture_output=True).returncode:
             assert time.monotonic() < end, "it can't be unmounted"
@@ -256,7 +256,7 @@ class House:
     def tail(self) -> str:
         return self.log_file.read_text()[-3000:] if self.log_file.exists() else ""
 
-    def until(self, what: Callable[[], Any], *, seconds: float = 30, delivering: bool = False) -> Any:
+    def until(self, what: Callable[[], Any], *, seconds: float = 60, delivering: bool = False) -> Any:
         """The first true answer."""
         end = time.monotonic() + seconds
         while True:

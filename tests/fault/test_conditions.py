@@ -137,7 +137,7 @@ def test_the_intake_stops_and_goes_on_by_itself(condition: Condition, root: Path
             condition.end(disk, house)
             house.until(lambda: _seen(house, "working"), delivering=True)
             house.put(_LATER)
-            house.until(house.is_done, seconds=60, delivering=True)
+            house.until(house.is_done, delivering=True)
             assert house.events("intake.resumed")
             assert _obstacles(house) == ()
             assert house.stop() == 0
@@ -193,7 +193,7 @@ def test_a_disk_that_the_kernel_made_read_only(root: Path) -> None:
             assert disk.mount()
             house.start()
             house.put(_LATER)
-            house.until(house.is_done, seconds=60, delivering=True)
+            house.until(house.is_done, delivering=True)
             assert house.stop() == 0
         finally:
             house.kill()
@@ -225,7 +225,7 @@ def test_started_on_a_full_disk(root: Path, kind: str) -> None:
             house.until(lambda: _seen(house, "paused"))
             house.until(lambda: house.events("intake.paused"))
             disk.relieve()
-            house.until(house.is_done, seconds=60, delivering=True)
+            house.until(house.is_done, delivering=True)
             assert house.stop() == 0
         finally:
             house.kill()
@@ -258,7 +258,7 @@ def test_a_file_that_is_closed_to_us_stops_nobody_else(root: Path) -> None:
         house.put(_LATER)
         house.until(lambda: sum(house.delivered.values()) == _LATER, delivering=True)
         assert not house.events("intake.paused")
-        assert _seen(house, "working") is not None
+        house.until(lambda: _seen(house, "working"))
         for path in closed:
             os.chown(path, NOBODY, NOBODY)
         assert house.stop() == 0

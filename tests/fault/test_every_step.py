@@ -125,25 +125,29 @@ def _make(case: Case, root: Path) -> tuple[Setup, Counter[bytes], list[str]]:
     return setup, +bodies, ids
 
 
-def _faults(case: Case, root: Path) -> tuple[list[Fault], int]:
-    """All faults of a case, and how many calls a run makes that has nothing to do."""
+#: A kill after a call leaves what a kill before the next one leaves: both only in the campaign.
+_QUICK: tuple[tuple[Mode, int], ...] = (("kill-before", 0), ("fail", errno.EIO))
+_OTHERS: tuple[tuple[Mode, int], ...] = (
+    ("kill-after", 0), ("fail", errno.ENOSPC), ("fail", errno.EACCES), ("fail", errno.EMFILE),
+)  # fmt: skip
+KINDS = _QUICK + _OTHERS if CAMPAIGN else _QUICK
+
+
+def _faults(case: Case, mode: Mode, error: int, root: Path) -> tuple[list[Fault], int]:
+    """All faults of a kind in a case, and how many calls a run makes that has nothing to do."""
     root.mkdir()
     setup, _, _ = _make(case, root)
     code, calls = run(setup)
     assert code in {0, 1}
     assert calls > 3
     _, idle = run(setup)
-    # A kill after a call leaves what a kill before the next one leaves: both only in the campaign.
-    modes: list[tuple[Mode, int]] = [("kill-before", 0), ("fail", errno.EIO)]
-    if CAMPAIGN:
-        modes.append(("kill-after", 0))
-        modes.extend(("fail", number) for number in (errno.ENOSPC, errno.EACCES, errno.EMFILE))
-    return [Fault(number, mode, error) for number in range(calls) for mode, error in modes], idle
+    return [Fault(number, mode, error) for number in range(calls)], idle
 
 
+@pytest.mark.parametrize(("mode", "error"), KINDS, ids=[errno.errorcode.get(error, mode) for mode, error in KINDS])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_exactly_once(case: Case, tmp_path: Path) -> None:
-    faults, idle = _faults(case, tmp_path / "count")
+def test_exactly_once(case: Case, mode: Mode, error: int, tmp_path: Path) -> None:
+    faults, idle = _faults(case, mode, error, tmp_path / "count")
     for index, fault in enumerate(faults):
         root = tmp_path / str(index)
         root.mkdir()

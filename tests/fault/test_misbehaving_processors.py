@@ -85,7 +85,7 @@ hostname = "mx.example.org"
 state_directory = "{root}/state"
 workers = {workers}
 threads = 2
-deadline_seconds = 0.5
+deadline_seconds = 2
 memory_mib = {memory_mib}
 [source]
 kind = "directory"
@@ -127,7 +127,7 @@ def run(root: Path, configuration: Path, done: Callable[[], bool], *, descriptor
             assert time.monotonic() < give_up, (root / "log").read_text()[-4000:]
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
-        return process.wait(30)
+        return process.wait(60)
     finally:
         process.kill()
         process.wait()
@@ -242,7 +242,8 @@ def test_the_log_names_what_was_meddled_with(ran: Ran) -> None:
     changed = [line["changed"] for line in ran.events("processor.meddled")]
     assert "umask" in changed
     assert changed.count("a fork of the worker") >= 2  # again where another message killed the worker
-    (failed,) = [line for line in ran.events("thread.failed") if line["thread"] == "failing"]
+    # Again, too, where another message killed the worker before this one was done.
+    failed, *_ = [line for line in ran.events("thread.failed") if line["thread"] == "failing"]
     assert not failed["ours"]
     assert "in a thread" in failed["exception"]
     assert [line for line in ran.events("thread.failed") if line["ours"]] == []
@@ -252,10 +253,11 @@ def test_nothing_is_left_running_and_nothing_in_hand(ran: Ran) -> None:
     assert ran.exit_code == 0
     assert os.listdir(ran.root / "state/work") == []
     assert os.listdir(ran.root / "state/corrupt") == []
-    left = [
-        entry for entry in Path("/proc").glob("[0-9]*/cmdline") if str(ran.root).encode() in read(entry)
-    ]  # fmt: skip
-    assert left == []
+    give_up = time.monotonic() + 60
+    # Who was killed may take a moment.
+    while left := [entry for entry in Path("/proc").glob("[0-9]*/cmdline") if str(ran.root).encode() in read(entry)]:
+        assert time.monotonic() < give_up, left
+        time.sleep(0.05)
 
 
 def read(path: Path) -> bytes:

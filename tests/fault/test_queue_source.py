@@ -51,15 +51,19 @@ def deliver(setup: Setup) -> tuple[Counter[bytes], list[Envelope]]:
     return setup.deliver(), envelopes
 
 
-def test_exactly_once_from_a_split_queue(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("mode", "error"),
+    [("kill-before", 0), ("kill-after", 0), ("fail", errno.EIO)],
+    ids=["kill-before", "kill-after", "EIO"],
+)
+def test_exactly_once_from_a_split_queue(tmp_path: Path, mode: Mode, error: int) -> None:
     setup, *_ = split_queue(tmp_path / "count")
     code, calls = run(setup)
     assert code == 0
     assert calls > 8
-    modes: tuple[tuple[Mode, int], ...] = (("kill-before", 0), ("kill-after", 0), ("fail", errno.EIO))
-    faults = [Fault(number, mode, error) for number in range(calls) for mode, error in modes]
-    for index, fault in enumerate(faults):
-        setup, message_id, body, envelope = split_queue(tmp_path / str(index))
+    for number in range(calls):
+        fault = Fault(number, mode, error)
+        setup, message_id, body, envelope = split_queue(tmp_path / str(number))
         run(setup, fault)
         delivered, envelopes = deliver(setup)
         for _ in range(3):

@@ -32,7 +32,7 @@ with smtplib.SMTP("127.0.0.1", 25) as server:
 END
 }
 arrives() { # SUBJECT
-    for _ in $(seq 300); do
+    for _ in $(seq 600); do
         grep -q "^Subject: $1" /var/mail/alice 2>/dev/null && return 0
         sleep 0.1
     done
@@ -77,7 +77,7 @@ systemctl start respool-web.service
 import http.cookiejar, time, urllib.error, urllib.parse, urllib.request
 site = "http://127.0.0.1:9611"
 opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
-for _ in range(100):
+for _ in range(600):
     try:
         opener.open(site + "/login")
         break

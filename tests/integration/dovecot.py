@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from ..ports import free_port
+
 
 def make_certificate(directory: Path) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1, signed by itself, and its key."""
@@ -45,12 +47,6 @@ def make_certificate(directory: Path) -> tuple[Path, Path]:
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return certificate_file, key_file
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Tunnel:
@@ -78,7 +74,7 @@ class Tunnel:
             threading.Thread(target=self._carry, args=(plain,), daemon=True).start()
 
     def _carry(self, plain: socket.socket) -> None:
-        plain.settimeout(5.0)
+        plain.settimeout(60.0)
         with (
             contextlib.suppress(OSError),
             self._context.wrap_socket(plain, server_side=True) as outer,
@@ -163,8 +159,8 @@ service auth {{
     def start(self) -> None:
         program = shutil.which("dovecot") or "/usr/sbin/dovecot"
         self._process = subprocess.Popen([program, "-F", "-c", str(self.configuration)], stderr=subprocess.PIPE)
-        end = time.monotonic() + 20
-        while not self.socket.exists():
+        end = time.monotonic() + 60
+        while not all(map(_listens, (self.socket, self.master_socket))):
             assert self._process.poll() is None, self._process.communicate()
             assert time.monotonic() < end, "Dovecot does not come up"
             time.sleep(0.05)
@@ -173,10 +169,15 @@ service auth {{
         self._tunnel.close()
         if self._process is not None:
             self._process.terminate()
-            self._process.communicate(timeout=20)
+            self._process.communicate(timeout=60)
             self._process = None
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def log(self) -> str:
         path = self.directory / "log"
         return path.read_text() if os.path.exists(path) else ""
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0

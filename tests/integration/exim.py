@@ -41,6 +41,7 @@ from typing import Final, Self
 
 from msgspec import Struct
 
+from ..ports import free_port
 from .exim_configuration import EXIM, EXIM_USER, QUEUEFILE_SCRIPT, RECORDED, configuration_text
 from .smtp_client import SmtpClient
 
@@ -175,9 +176,7 @@ class Exim:
     def start_daemon(self) -> None:
         """Start ``exim -bd`` on a free port and wait until it answers."""
         for _ in range(5):
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self.port = int(probe.getsockname()[1])
+            self.port = free_port()
             self.write_configuration()
             interval = () if self._run_interval is None else (f"-q{self._run_interval}",)
             with (self.log_directory / "daemon.out").open("ab") as output:
@@ -192,7 +191,7 @@ class Exim:
         raise EximError(f"the daemon doesn't answer:\n{self._daemon_output()}")
 
     def _wait_for_port(self, daemon: subprocess.Popen[bytes]) -> bool:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and daemon.poll() is None:
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=5) as session:
@@ -351,7 +350,7 @@ class Exim:
         """(id, recipient) of every delivery, sorted: a double stands twice."""
         return sorted((delivery.id, delivery.recipient) for delivery in self.deliveries())
 
-    def wait_for(self, condition: Callable[[Exim], bool], *, timeout_seconds: float = 30) -> None:
+    def wait_for(self, condition: Callable[[Exim], bool], *, timeout_seconds: float = 60) -> None:
         """Wait until condition(self) holds; EximError with the log if it doesn't in time."""
         deadline = time.monotonic() + timeout_seconds
         while not condition(self):

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from ..ports import free_port
+
 SCHEMA: Final = Path("/usr/share/dbconfig-common/data/opendmarc/install/mysql")
 
 
@@ -74,9 +76,7 @@ class OpenDmarc:
         (self.directory / "init.sql").write_text("".join(f"{statement};\n" for statement in statements))
 
     def _start(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         log = self.directory / "server.log"
         with log.open("wb") as output:
             self._server = subprocess.Popen(
@@ -90,7 +90,7 @@ class OpenDmarc:
             )  # fmt: skip
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self._server.poll() is None:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5):
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=60):
                 return
             time.sleep(0.1)
         raise OpenDmarcError(log.read_text(errors="replace"))

@@ -89,10 +89,10 @@ import_environment = LD_LIBRARY_PATH MAIL_CONFIG
         }
         # In a session of its own: at its end master signals its whole process group.
         self._process = subprocess.Popen([MASTER, "-c", str(etc), "-d"], env=environment, start_new_session=True)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while time.monotonic() < end and self._process.poll() is None:
             try:
-                with socket.create_connection(("127.0.0.1", self.port), timeout=10) as session:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=60) as session:
                     if session.recv(3) == b"220":
                         session.sendall(b"QUIT\r\n")
                         return self
@@ -106,7 +106,7 @@ import_environment = LD_LIBRARY_PATH MAIL_CONFIG
     ) -> None:
         assert self._process is not None
         self._process.terminate()
-        self._process.wait(20)
+        self._process.wait(60)
 
     def log(self) -> str:
         """What Postfix says."""

@@ -17,20 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ..ports import free_port
+
 _PATH = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
-
-
-def _free_port() -> int:
-    """A port free for UDP and TCP."""
-    while True:
-        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
-            stream.bind(("127.0.0.1", 0))
-            port = int(stream.getsockname()[1])
-            try:
-                datagram.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 class SignedZones:
@@ -49,7 +38,7 @@ class SignedZones:
         self._directory = directory
         self._zones, self._unsigned, self._tampered = zones, unsigned, tampered or {}
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._server_port, port = _free_port(), _free_port()
+        self._server_port, port = free_port(), free_port()
         self.address = f"127.0.0.1:{port}"
         self._port = port
 
@@ -65,7 +54,7 @@ class SignedZones:
         for process in self._processes:
             process.terminate()
         for process in self._processes:
-            process.wait(20)
+            process.wait(60)
 
     def _write_zone(self, name: str) -> Path | None:
         """The zone's file, signed; the file with its trust anchor."""
@@ -152,7 +141,7 @@ remote-control:
             )
 
     def _wait_for(self, port: int) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while time.monotonic() < end and self._processes[-1].poll() is None:
             try:
                 socket.create_connection(("127.0.0.1", port), timeout=5).close()

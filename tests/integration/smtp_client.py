@@ -29,7 +29,7 @@ class SmtpRefusedError(Exception):
 class SmtpClient:
     """One SMTP session with a server on loopback; any number of messages."""
 
-    def __init__(self, port: int, *, helo: str = "client.example", timeout_seconds: float = 30) -> None:
+    def __init__(self, port: int, *, helo: str = "client.example", timeout_seconds: float = 60) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_seconds)
         self._replies = self._socket.makefile("rb")
         self._expect("(connection)", 220)

@@ -62,7 +62,7 @@ def zones(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SignedZones]:
 
 
 def test_every_kind_of_domain(zones: SignedZones) -> None:
-    resolver = DnsResolver([zones.address], timeout=10)
+    resolver = DnsResolver([zones.address], timeout=60)
     found = {domain: preflight(resolver, domain) for domain in ZONES}
     assert {domain: result.status for domain, result in found.items()} == EXPECTED
     assert found["usable.example"].hosts[0].usable[0].data == bytes.fromhex(DIGEST)
@@ -71,14 +71,14 @@ def test_every_kind_of_domain(zones: SignedZones) -> None:
 
 
 def test_absence_is_proven(zones: SignedZones) -> None:
-    resolver = DnsResolver([zones.address], timeout=10)
+    resolver = DnsResolver([zones.address], timeout=60)
     answer = resolver.tlsa("_25._tcp.mx.without.example")
     assert (answer.records, answer.exists, answer.dnssec) == ((), False, DnssecStatus.SECURE)
 
 
 def test_processor(zones: SignedZones) -> None:
     recipients = tuple(b"a@" + domain.encode() for domain in ZONES)
-    resolver = DnsResolver([zones.address], timeout=10)
+    resolver = DnsResolver([zones.address], timeout=60)
     verdict = build("dane", {}).process(make_message(recipients=recipients), make_context(resolver))  # type: ignore[arg-type]
     (edit,) = verdict.edits  # type: ignore[union-attr]
     assert edit.directive.value.decode() == " ".join(  # type: ignore[union-attr]

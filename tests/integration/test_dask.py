@@ -21,6 +21,10 @@ from respool.spool.header_file import parse_header_file, render_header_file
 from respool.spool.ids import IdMinter
 from tests.spool_corpus import SAMPLES
 
+#: Each process of a cluster imports for seconds before it does anything, on a busy machine for a minute.
+PATIENCE_SECONDS = 240
+pytestmark = pytest.mark.timeout(4 * PATIENCE_SECONDS)
+
 PROCESSOR = '''
 """Divides messages to several recipients, takes its time, and kills whoever meets the poison."""
 import os, time
@@ -55,9 +59,11 @@ class Cluster:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
                     "--scheduler-file", str(self._address_file))  # fmt: skip
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE_SECONDS
         while not self._address_file.exists() or not self._address_file.read_text():
-            assert time.monotonic() < end, "no scheduler"
+            if time.monotonic() > end:
+                self.close()
+                raise AssertionError("no scheduler")
             time.sleep(0.05)
         self.address = str(json.loads(self._address_file.read_text())["address"])
         self.workers = [self.start_worker() for _ in range(3)]
@@ -177,16 +183,17 @@ def resume_batch(cluster: Cluster, source: Path, destination: Path, config: Path
     return subprocess.run(
         [sys.executable, "-m", "respool", "batch", str(source), str(destination), "-c", str(config),
          "--dask", cluster.address, "--resume"],
-        capture_output=True, check=False, timeout=120,
+        capture_output=True, check=False, timeout=PATIENCE_SECONDS,
     )  # fmt: skip
 
 
 def wait_for_messages(process: subprocess.Popen[bytes], destination: Path, number: int) -> None:
-    end = time.monotonic() + 60
-    while not destination.exists() or len(list(destination.glob("*-H"))) < number:
-        assert process.poll() is None, process.communicate()
+    end = time.monotonic() + PATIENCE_SECONDS
+    while process.poll() is None and (not destination.exists() or len(list(destination.glob("*-H"))) < number):
         assert time.monotonic() < end
         time.sleep(0.02)
+    # On a busy machine all may be done by now.
+    assert process.poll() in {None, 0}, process.communicate()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
@@ -202,7 +209,7 @@ def test_a_worker_lost_midway_loses_and_doubles_nothing(cluster: Cluster, tmp_pa
         # Far shorter than the scheduler's patience: its chunk stays its own.
         time.sleep(1.5)
         victim.send_signal(signal.SIGCONT)
-    reports, errors = process.communicate(timeout=120)
+    reports, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, errors
     lines = [json.loads(line) for line in reports.splitlines()]
     assert Counter(line["id"] for line in lines) == dict.fromkeys(wanted, 1)
@@ -221,7 +228,7 @@ def test_a_worker_that_was_given_up_and_comes_back_doubles_nothing(impatient_clu
     wait_for_messages(process, destination, 20)
     victim = cluster.workers[0]
     victim.send_signal(signal.SIGSTOP)
-    lines, errors = process.communicate(timeout=180)
+    lines, errors = process.communicate(timeout=PATIENCE_SECONDS)
     reports = [json.loads(line) for line in lines.splitlines()]
     assert Counter(report["id"] for report in reports) == dict.fromkeys(wanted, 1)
     failed = [report for report in reports if report["state"] != "written"]
@@ -243,7 +250,7 @@ def test_a_worker_that_was_given_up_and_comes_back_doubles_nothing(impatient_clu
     resumed = resume_batch(cluster, tmp_path / "source", destination, config)
     assert resumed.returncode == len(failed) or not missing(), resumed.stderr
     victim.send_signal(signal.SIGCONT)
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE_SECONDS
     while missing():
         assert time.monotonic() < end, "the worker did not go on"
         time.sleep(0.1)
@@ -260,7 +267,7 @@ def test_a_message_that_kills_its_workers_fails_alone(cluster: Cluster, tmp_path
         cluster.start_worker()
     config = configuration(tmp_path, f'seconds = 0.0, poison = "{poison}"')
     process = start_batch(cluster, tmp_path / "source", tmp_path / "destination", config)
-    reports, errors = process.communicate(timeout=180)
+    reports, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 1, errors
     states = {line["id"]: line["state"] for line in map(json.loads, reports.splitlines())}
     assert states == {name: "failed" if name == poison else "written" for name in wanted}
@@ -292,7 +299,7 @@ def test_a_scheduler_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "respool", "batch", str(tmp_path / "source"), str(tmp_path / "destination"),
          "--dask", "tcp://127.0.0.1:1"],
-        capture_output=True, check=False, timeout=120,
+        capture_output=True, check=False, timeout=PATIENCE_SECONDS,
     )  # fmt: skip
     assert done.returncode == 78
     assert b"no Dask scheduler answers at tcp://127.0.0.1:1" in done.stderr

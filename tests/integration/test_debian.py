@@ -77,6 +77,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+# A wheel is built, and a whole machine boots, is set up, works and goes down again.
+@pytest.mark.timeout(1200)
 @pytest.mark.exim
 @pytest.mark.system("systemd-nspawn", "unshare")
 def test_the_recipe_from_bare_debian_and_back(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -95,10 +97,10 @@ def test_the_recipe_from_bare_debian_and_back(wheel: Path, tmp_path_factory: pyt
         )  # fmt: skip
 
     shutil.copy(wheel, place / "results")
-    tried = start("-- /bin/true", 60)
+    tried = start("-- /bin/true", 300)
     if tried.returncode != 0:
         pytest.skip(f"no container can be started here: {tried.stderr.strip()[-200:]}")
-    start("--boot systemd.unit=respool-test.service systemd.wants=basic.target", 300)
+    start("--boot systemd.unit=respool-test.service systemd.wants=basic.target", 600)
     results = place / "results"
     log = "".join((results / name).read_text(errors="replace") for name in ("journal", "log"))
     assert (results / "status").read_text().strip() == "0", log[-6000:]

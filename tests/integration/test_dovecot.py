@@ -70,7 +70,7 @@ def test_many_at_once(dovecot: Dovecot) -> None:
 
 def test_dovecot_gives_no_tls_of_its_own(dovecot: Dovecot) -> None:
     """Why a tunnel stands for TLS here: a listener of its auth service says hello in the clear in spite of ssl = yes."""
-    with socket.create_connection(("127.0.0.1", dovecot.ssl_port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", dovecot.ssl_port), timeout=60) as connection:
         assert connection.recv(8) == b"VERSION\t"
     client = DovecotAuth(f"127.0.0.1 {dovecot.ssl_port}", tls=True, ca_file=str(dovecot.certificate))
     with pytest.raises(TemporaryError):

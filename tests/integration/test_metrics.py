@@ -24,8 +24,8 @@ from respool.sidecar.heartbeat import LONGEST_SILENCE
 from respool.spool.ids import IdMinter
 from tests.conftest import CHECKOUT
 
+from ..ports import free_port
 from . import judged_site
-from .dovecot import free_port
 
 RULES = CHECKOUT / "samples" / "prometheus"
 SLOW = "import ctypes, time\n" + judged_site.JUDGE.replace(
@@ -75,7 +75,7 @@ class Running:
 
     def get(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -89,7 +89,7 @@ class Running:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(30)
+                self.process.wait(60)
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
@@ -149,7 +149,7 @@ def test_a_real_prometheus_scrapes_what_the_rules_ask_for(running: Running) -> N
 
         def ask(query: str) -> list[Any]:
             url = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=60) as answer:
                 return list(json.load(answer)["data"]["result"])
 
         until(lambda: any(one["value"][1] == "1" for one in ask('up{job="respool"}')))
@@ -167,12 +167,12 @@ def test_a_real_prometheus_scrapes_what_the_rules_ask_for(running: Running) -> N
         named = set(re.findall(r"respool_[a-z_]+", (RULES / "respool.rules.yml").read_text()))
         absent = {name for name in named if not ask(name)}
         assert absent <= {"respool_dns_failures_total", "respool_dns_questions_total"}
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/rules", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/rules", timeout=60) as answer:
             (group,) = json.load(answer)["data"]["groups"]
         assert {rule["health"] for rule in group["rules"]} <= {"ok", "unknown"}
     finally:
         prometheus.terminate()
-        prometheus.wait(20)
+        prometheus.wait(60)
 
 
 @pytest.mark.system("promtool")
@@ -185,7 +185,7 @@ def test_the_rules_are_right() -> None:
 def test_health_and_readiness_tell_a_stopped_worker(tmp_path: Path) -> None:
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     channel.bind(str(tmp_path / "notify"))
-    channel.settimeout(30)
+    channel.settimeout(60)
     environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
     running = Running(tmp_path, environment=environment)
     try:
@@ -195,17 +195,15 @@ def test_health_and_readiness_tell_a_stopped_worker(tmp_path: Path) -> None:
         assert running.get("/nothing")[0] == 404
         victim = until(running.workers)[0]
         os.kill(victim, signal.SIGSTOP)
-        stopped = time.monotonic()
-        status, text = until(lambda: (found := running.get("/health"))[0] == 503 and found, LONGEST_SILENCE + 20)
-        assert (status, "has given no sign of life for" in text) == (503, True)
-        assert time.monotonic() - stopped >= LONGEST_SILENCE - 2
+        _, text = until(lambda: (found := running.get("/health"))[0] == 503 and found, LONGEST_SILENCE + 60)
+        assert_silent(text)
         until(lambda: b"watchdog.withheld" in (tmp_path / "log").read_bytes())
         received(channel, 0.1)
         # Four intervals without a ping.
         assert not [text for text in received(channel, 4) if text.startswith(b"WATCHDOG")]
         os.kill(victim, signal.SIGCONT)
         until(lambda: running.get("/health")[0] == 200)
-        channel.settimeout(20)
+        channel.settimeout(60)
         until(lambda: channel.recv(1000) == b"WATCHDOG=1")
         running.process.terminate()
         until(lambda: channel.recv(1000).startswith(b"STOPPING=1"))
@@ -220,11 +218,18 @@ def test_health_tells_a_processor_that_keeps_the_interpreter_to_itself(tmp_path:
     try:
         until(lambda: running.get("/ready") == (200, "ok\n"))
         running.put("seize")
-        _, text = until(lambda: (found := running.get("/health"))[0] == 503 and found, LONGEST_SILENCE + 20)
-        assert re.fullmatch(r"worker [01] has given no sign of life for [123][0-9] s\n", text)
+        _, text = until(lambda: (found := running.get("/health"))[0] == 503 and found, LONGEST_SILENCE + 60)
+        assert_silent(text)
     finally:
         os.killpg(running.process.pid, signal.SIGKILL)
         running.stop()
+
+
+def assert_silent(text: str) -> None:
+    """What is said of a worker: it has been silent for so long, which is too long."""
+    said = re.fullmatch(r"worker [01] has given no sign of life for ([0-9]+) s\n", text)
+    assert said is not None, text
+    assert int(said[1]) >= LONGEST_SILENCE
 
 
 def test_a_worker_busy_for_longer_than_the_silence_is_no_trouble(tmp_path: Path) -> None:
@@ -254,6 +259,7 @@ def test_a_killed_worker_and_a_killed_endpoint_come_back(running: Running) -> No
     ).stdout.split()
     (endpoint,) = set(map(int, children)) - set(running.workers())
     os.kill(endpoint, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{endpoint}").exists())
     until(lambda: running.get("/health")[0] == 200)
     assert "respool_up 1.0" in running.get("/metrics")[1]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 
 import pytest
@@ -48,10 +47,9 @@ def test_while_exim_runs_the_same_queue_and_delivers_by_hand(start_exim: EximFac
     ids = fill(exim, count)
     assert exim.pairs("scan") == tuple(sorted(ids))
     sidecar.start()
-    end = time.monotonic() + 60
 
     def runners() -> None:
-        while exim.ids("scan") and time.monotonic() < end:
+        while exim.ids("scan") and sidecar.is_running():
             exim.run_queue("scan")
 
     def by_hand() -> None:
@@ -64,8 +62,7 @@ def test_while_exim_runs_the_same_queue_and_delivers_by_hand(start_exim: EximFac
         thread.start()
     for thread in threads:
         thread.join()
-    while (exim.ids("scan") or sidecar.in_state("work")) and time.monotonic() < end:
-        time.sleep(0.05)
+    sidecar.until(lambda: not exim.ids("scan") and not sidecar.in_state("work"))
     assert sidecar.stop() == 0
     exim.run_queue(force=True)
 

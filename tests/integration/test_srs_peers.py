@@ -14,6 +14,7 @@ import pytest
 from respool.processors.srs_codec import EximSrs, StandardSrs
 
 from ..conftest import EXIM_COMMAND
+from ..ports import free_port
 from ..scripted_smtp import ScriptedSmtp
 from .exim import Exim
 from .queuefile import run_attempt
@@ -114,7 +115,7 @@ class Postsrsd:
     def __init__(self, directory: Path) -> None:
         secret = directory / "postsrsd.secret"
         secret.write_text(SECRET + "\n")
-        self.forward_port, self.reverse_port = _free_port(), _free_port()
+        self.forward_port, self.reverse_port = free_port(), free_port()
         self.process = subprocess.Popen(
             [
                 "postsrsd", f"-s{secret}", "-dfwd.example", f"-f{self.forward_port}", f"-r{self.reverse_port}", "-4",
@@ -134,20 +135,14 @@ class Postsrsd:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(10)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        self.process.wait(60)
 
 
 def _connected(port: int) -> socket.socket:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while True:
         try:
-            return socket.create_connection(("127.0.0.1", port), timeout=10)
+            return socket.create_connection(("127.0.0.1", port), timeout=60)
         except ConnectionRefusedError:
             if time.monotonic() > end:
                 raise

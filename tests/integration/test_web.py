@@ -21,12 +21,14 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from respool.sidecar.web.passwords import hash_line
 from respool.spool.ids import IdMinter
 
+from ..ports import free_port
 from . import judged_site
-from .dovecot import Dovecot, free_port
+from .dovecot import Dovecot
 
 pytestmark = pytest.mark.system("chromium", "dovecot")
 
 PASSWORD = "correct horse"
+PATIENCE_SECONDS = 60.0
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 EVIL = (
@@ -78,7 +80,7 @@ class Site:
         with (self.directory / "web.log").open("ab") as log:
             self._process = subprocess.Popen([sys.executable, "-m", "respool", "web", "-c", str(self.configuration)],
                                              stderr=log)  # fmt: skip
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while "web.started" not in self.log():
             assert self._process.poll() is None, self.log()
             assert time.monotonic() < end, self.log()
@@ -92,7 +94,7 @@ class Site:
     def stop(self) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
-            self._process.wait(20)
+            self._process.wait(60)
 
     def log(self) -> str:
         return (self.directory / "web.log").read_text()
@@ -102,7 +104,7 @@ class Site:
 
     def request(self, method: str, path: str, fields: dict[str, str] | None = None, **headers: str) -> tuple[int, str]:
         """Without a browser: status and content."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             body = urlencode(fields) if fields is not None else None
             kind = {"Content-Type": "application/x-www-form-urlencoded"} if fields is not None else {}
@@ -115,6 +117,8 @@ class Site:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    # Five seconds by default: what a busy machine takes to draw a page says nothing of it.
+    expect.set_options(timeout=PATIENCE_SECONDS * 1000)
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
         yield started
@@ -124,6 +128,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1200, "height": 900})
+    context.set_default_timeout(PATIENCE_SECONDS * 1000)
     opened = context.new_page()
     complaints: list[str] = []
     opened.on("console", lambda message: complaints.append(message.text))
@@ -238,7 +243,7 @@ def test_a_running_sidecar_and_a_journey(page: Page, site: Site) -> None:
         expect(page.locator(".journey")).to_contain_text("Requeued")
     finally:
         sidecar.terminate()
-        sidecar.wait(30)
+        sidecar.wait(60)
 
 
 def test_a_hostile_message_runs_nothing_and_fetches_nothing(page: Page, site: Site) -> None:

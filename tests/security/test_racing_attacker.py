@@ -98,13 +98,14 @@ def test_a_racing_attacker_gets_nothing_outside_touched(tmp_path: Path, seed: in
     attacker.random.seed(seed)
     attacker.start()
     try:
-        for _ in range(3):
+        runs = 0
+        while runs < 3 or attacker.moves <= 50:
+            runs += 1
             # 78: what the attacker made is no directory of a message; a start may be refused for it.
             assert run(setup)[0] in {0, 1, 75, 78}
     finally:
         attacker.stopping.set()
         attacker.join()
-    assert attacker.moves > 50
     for path in (setup.state / "work").iterdir():
         if path.is_symlink():
             path.unlink()

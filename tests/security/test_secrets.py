@@ -11,7 +11,7 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -178,30 +178,32 @@ def test_a_failing_run_on_a_terminal_shows_no_secret_and_steers_nothing(house: H
     assert b"in hand\\x1b[31m" in shown
 
 
-def test_keys_that_can_not_be_read_are_not_shown_either(house: House) -> None:
-    pem = (house.root / "key.pem").read_bytes()
-    for broken in (
-        pem[:900] + b"!!!!" + pem[900:],
-        pem.replace(b"PRIVATE", b"PRIVATF"),
-        pem[:-60],
-        b"\n".join(pem.splitlines()[1:]),
-    ):
-        (house.root / "key.pem").write_bytes(broken)
-        for words in (["config", "check"], ["run", "--once"], ["doctor"]):
-            house.check(house.command(*words, "-c", str(house.config)), " ".join(words))
-    # The wrong file under every key of the configuration that names one.
-    for old, new in (
-        ("careless.py:", "key.pem:"),
-        ("/secret", "/key.pem"),
-        ("/passwords", "/secret"),
-        ("/dev/null", f"{house.root}/key.pem"),
-    ):
-        text = house.config.read_text()
-        (house.root / "key.pem").write_bytes(pem)
-        other = house.root / "other.toml"
-        other.write_text(text.replace(old, new))
-        for words in (["config", "check"], ["run", "--once"]):
-            house.check(house.command(*words, "-c", str(other)), f"{words} with {new} for {old}")
+BROKEN: dict[str, Callable[[bytes], bytes]] = {
+    "odd characters": lambda pem: pem[:900] + b"!!!!" + pem[900:],
+    "another kind": lambda pem: pem.replace(b"PRIVATE", b"PRIVATF"),
+    "cut off": lambda pem: pem[:-60],
+    "no first line": lambda pem: b"\n".join(pem.splitlines()[1:]),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_keys_that_can_not_be_read_are_not_shown_either(house: House, broken: str) -> None:
+    key = house.root / "key.pem"
+    key.write_bytes(BROKEN[broken](key.read_bytes()))
+    for words in (["config", "check"], ["run", "--once"], ["doctor"]):
+        house.check(house.command(*words, "-c", str(house.config)), " ".join(words))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("careless.py:", "key.pem:"), ("/secret", "/key.pem"), ("/passwords", "/secret"), ("/dev/null", "{}/key.pem")],
+)
+def test_the_wrong_file_under_a_key_that_names_one_is_not_shown(house: House, old: str, new: str) -> None:
+    text = house.config.read_text()
+    assert old in text
+    house.config.write_text(text.replace(old, new.format(house.root)))
+    for words in (["config", "check"], ["run", "--once"]):
+        house.check(house.command(*words, "-c", str(house.config)), f"{words} with {new} for {old}")
 
 
 def test_no_command_shows_what_it_can_not_read(house: House) -> None:

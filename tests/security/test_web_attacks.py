@@ -32,7 +32,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def raw(site: Site, request: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", site.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", site.port), timeout=60) as connection:
         connection.sendall(request)
         answer = b""
         while piece := connection.recv(65536):
@@ -46,7 +46,7 @@ def host(site: Site) -> bytes:
 
 def log_in(site: Site, cookie: str = "") -> str:
     """The cookie that a log-in gives to a client that had cookie before."""
-    with closing(http.client.HTTPConnection("127.0.0.1", site.port, timeout=20)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", site.port, timeout=60)) as connection:
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Origin": site.url}
         body = urlencode({"name": "op", "password": PASSWORD})
         connection.request("POST", "/login", body, {**headers, **({"Cookie": cookie} if cookie else {})})

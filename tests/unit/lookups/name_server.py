@@ -130,7 +130,7 @@ class NameServer:
             except OSError:
                 return
             with connection, contextlib.suppress(OSError):
-                connection.settimeout(2)
+                connection.settimeout(60)
                 size = struct.unpack("!H", connection.recv(2))[0]
                 for reply in self._reply(connection.recv(size), "tcp"):
                     framed = struct.pack("!H", len(reply)) + reply

@@ -245,31 +245,37 @@ def test_bad_files_are_refused(tmp_path: Path, file: str) -> None:
 # The file
 
 WRITER = """
-import sys
+import os, sys
 from respool.processors.dmarc_history_file import append
 path, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-for number in range(count):
+number = 0
+while number < count or not os.path.exists(path + ".2"):
     append(path, f"job {name}-{number}\\n".encode() + b"x" * 5000 + b"\\nend\\n", patience=60)
+    number += 1
+print(number)
 """
 
 
 def test_many_writers_and_rotations_lose_and_tear_nothing(tmp_path: Path) -> None:
+    """A hundred records each, and as many more as it takes to see three rotations."""
     path = tmp_path / "dmarc.dat"
-    writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(path), name, "100"])
+    writers = {
+        name: subprocess.Popen([sys.executable, "-c", WRITER, str(path), name, "100"], stdout=subprocess.PIPE)
         for name in ("a", "b", "c")
-    ]  # fmt: skip
+    }
     rotations = 0
-    while any(writer.poll() is None for writer in writers):
+    while any(writer.poll() is None for writer in writers.values()):
         rotations += rotate(str(path), f"{path}.{rotations}", patience=60)
-    assert all(writer.wait() == 0 for writer in writers)
+    written = {name: int(writer.communicate()[0]) for name, writer in writers.items()}
+    assert all(writer.returncode == 0 for writer in writers.values())
+    assert all(count >= 100 for count in written.values())
     pieces = [file.read_bytes() for file in tmp_path.iterdir()]
-    assert len(pieces) >= rotations > 1
+    assert len(pieces) >= rotations > 2
     for piece in pieces:
         lines = piece.splitlines()
         assert [line[:3] for line in lines] == [b"job", b"xxx", b"end"] * (len(lines) // 3)
     names = sorted(line for piece in pieces for line in piece.splitlines() if line.startswith(b"job"))
-    assert names == sorted(b"job %b-%d" % (name, number) for name in (b"a", b"b", b"c") for number in range(100))
+    assert names == sorted(f"job {name}-{number}".encode() for name in written for number in range(written[name]))
 
 
 def test_a_torn_record_of_somebody_else_ends_there(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from respool.requeue import ledger_file
 from respool.requeue.ledger_file import LedgerError, LmdbFile
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ def _command(tmp_path: Path, script: str) -> str:
 
 
 def _wait_for(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not what():
         assert time.monotonic() < end
         time.sleep(0.01)

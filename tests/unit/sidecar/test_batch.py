@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +30,7 @@ from respool.sidecar.preparation import prepare
 from respool.sidecar.sample_cases import load
 from respool.sidecar.worker_setup import make_worker
 from respool.spool.ids import IdMinter, MessageId
+from respool.spool.locks import lock_directory
 from tests.spool_corpus import SAMPLES
 
 FAULT_POINTS = ("create_file", "write", "copy_tail", "rename", "unlink", "sync", "make_directory")
@@ -175,7 +178,10 @@ def test_bad_messages_are_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert len(list((tmp_path / "out").glob("*-H"))) == len(load()) - 1
 
 
-def test_a_second_batch_into_the_same_directory_is_refused(archive: Path, tmp_path: Path) -> None:
+def test_a_second_batch_into_the_same_directory_is_refused(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_destination, "_PATIENCE", 0.2)
     out = tmp_path / "out"
     with batch_destination.own(str(out)):
         refused = respool("batch", archive, out)
@@ -277,7 +283,46 @@ def test_killed_at_every_change_a_resumed_run_loses_and_doubles_nothing(
     assert number > 50
 
 
+def test_the_workers_of_a_batch_that_was_killed_may_take_their_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine it is seconds until the last of them has seen that its parent is gone."""
+    (tmp_path / "out").mkdir()
+    descriptor = os.open(tmp_path / "out", os.O_RDONLY)
+    assert lock_directory(descriptor)
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        if now >= 8:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+    monkeypatch.setattr(batch_destination, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    with batch_destination.own(str(tmp_path / "out")):
+        assert now >= 8
+    os.close(descriptor)
+
+
+PAUSING = """
+import itertools, pathlib, time
+from respool import Processor, ProcessorConfig, proceed
+
+class Config(ProcessorConfig):
+    hold: str
+
+class Pausing(Processor[Config]):
+    taken = itertools.count()
+
+    def process(self, message, context):
+        while next(self.taken) >= 100 and pathlib.Path(self.config.hold).exists():
+            time.sleep(0.01)
+        return proceed()
+"""
+
+
 def test_the_command_killed_in_the_middle_goes_on(tmp_path: Path) -> None:
+    """A worker stops at its hundredth message: however long this takes to see fifty, it is not too late to kill."""
     source, out = tmp_path / "source", tmp_path / "out"
     source.mkdir()
     minter = IdMinter(long=True)
@@ -286,7 +331,14 @@ def test_the_command_killed_in_the_middle_goes_on(tmp_path: Path) -> None:
         message_id = minter.mint()
         for suffix, content in (("H", sample.header_data), ("D", sample.data_file)):
             (source / f"{message_id}-{suffix}").write_bytes(content.replace(sample.id.encode(), message_id.encode(), 1))
-    command = [sys.executable, "-m", "respool", "batch", str(source), str(out), "--workers", "2"]
+    plugin, hold, config = tmp_path / "pausing.py", tmp_path / "hold", tmp_path / "c.toml"
+    plugin.write_text(PAUSING)
+    plugin.chmod(0o644)
+    hold.touch()
+    config.write_text(
+        f'hostname = "mx.example.org"\n[[processor]]\nuse = "{plugin}:Pausing"\nconfig = {{ hold = "{hold}" }}\n'
+    )
+    command = [sys.executable, "-m", "respool", "batch", str(source), str(out), "--workers", "2", "-c", str(config)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     for _ in polls():
         if len(list(out.glob("*-H"))) >= 50:
@@ -295,11 +347,12 @@ def test_the_command_killed_in_the_middle_goes_on(tmp_path: Path) -> None:
     # The parent alone: its workers have to find out, and the next batch to wait for them.
     process.kill()
     process.wait()
+    hold.unlink()
     marks = {path.name: path.stat().st_mtime_ns for path in out.glob("*-H")}
     resumed = subprocess.run([*command, "--resume"], capture_output=True, timeout=120, check=False)
     assert resumed.returncode == 0, resumed.stderr
     (left,) = re.findall(rb"(\d+) written", resumed.stderr)
-    assert 0 < int(left) <= 600 - len(marks) < 600, "it was too quick to be killed"
+    assert 0 < int(left) <= 600 - len(marks) < 600
     assert files(out) == files(source)
     assert {name: (out / name).stat().st_mtime_ns for name in marks} == marks
 

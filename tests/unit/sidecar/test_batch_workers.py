@@ -55,7 +55,7 @@ def configuration(directory: Path) -> str:
     plugin.chmod(0o644)
     return f"""
 hostname = "mx.example.org"
-deadline_seconds = 0.2
+deadline_seconds = 1
 memory_mib = 512
 [[processor]]
 use = "{plugin}:Misbehaving"
@@ -66,7 +66,7 @@ on_error = "hold"
 def test_what_kills_or_hangs_its_worker_is_reported_and_the_rest_is_done(
     archive: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("respool.sidecar.batch_workers._PATIENCE", 0.5)
+    monkeypatch.setattr("respool.sidecar.batch_workers._PATIENCE", 1)
     source, ids = archive
     out = str(tmp_path / "out")
     config = decode(configuration(tmp_path).encode(), BatchConfig, file="c.toml")
@@ -125,10 +125,11 @@ def test_a_report_holds_a_line_for_each_message_over_kill_and_resume(tmp_path: P
     command = [sys.executable, "-m", "respool", "batch", str(source), str(out), "--workers", "2", "--report", str(told)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     give_up = time.monotonic() + 60
-    while len(told.read_bytes().splitlines()) < 50 if told.exists() else True:
+    while process.poll() is None and (len(told.read_bytes().splitlines()) < 50 if told.exists() else True):
         assert time.monotonic() < give_up
-        assert process.poll() is None
         time.sleep(0.005)
+    # On a busy machine it may be done by now.
+    assert process.poll() in {None, 0}
     process.send_signal(signal.SIGKILL)
     process.wait()
     with told.open("ab") as file:
@@ -191,7 +192,7 @@ def test_a_resumed_run_reports_what_earlier_runs_did_not(tmp_path: Path) -> None
 
 def test_ctrl_c_ends_the_batch_and_its_workers(tmp_path: Path, archive: tuple[Path, dict[str, str]]) -> None:
     source, _ = archive
-    (tmp_path / "c.toml").write_text(configuration(tmp_path).replace("0.2", "600"))
+    (tmp_path / "c.toml").write_text(configuration(tmp_path).replace("deadline_seconds = 1", "deadline_seconds = 600"))
     command = [
         sys.executable,
         "-m",
@@ -210,7 +211,7 @@ def test_ctrl_c_ends_the_batch_and_its_workers(tmp_path: Path, archive: tuple[Pa
         assert time.monotonic() < give_up
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert b"Traceback" not in said.partition(b"Aborted")[2]
     assert alive(process.pid) == []

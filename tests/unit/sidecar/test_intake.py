@@ -150,7 +150,7 @@ def test_a_free_worker_leaves_anothers_names_a_moment() -> None:
     thread.join(0.02)
     assert taken == []
     clock.now += 0.05
-    thread.join(10)
+    thread.join(60)
     assert taken == [name]
 
 
@@ -162,5 +162,5 @@ def test_closing_ends_every_wait() -> None:
         thread.start()
     intake.close()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert results == [None] * 3

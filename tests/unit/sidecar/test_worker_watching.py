@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from respool.spool.watch import Watch
 from tests.fault.harness import Setup
 
 GOOD = Path(__file__).parents[2] / "data/spool-496/main/input/1xV9Vd-0000wB-2S-H"
-PATIENCE = 30
+PATIENCE = 60
 
 
 class Events:
@@ -144,10 +144,20 @@ def test_a_lost_event_costs_time_until_the_next_scan(tmp_path: Path, monkeypatch
     def deaf(self: Watch, subdirectory: str, event: object) -> None:
         del self, subdirectory, event
 
+    looks: list[float] = []
+    look = queue_runner.QueueRunner.look
+
+    def counted(self: queue_runner.QueueRunner, now: float) -> None:
+        look(self, now)
+        looks.append(now)
+
     monkeypatch.setattr(Watch, "on_event", deaf)
+    monkeypatch.setattr(queue_runner.QueueRunner, "look", counted)
     setup = Setup(tmp_path, source="export", extra="scan_seconds = 600")
     with running(setup) as (made, _):
         watched = wait_for_watch(made)
+        # The scan at its start, too, is over: nothing but an event could tell of the message.
+        wait_until(lambda: bool(looks))
         setup.put(GOOD)
         time.sleep(0.2)
         assert not list(setup.input.glob("*-H"))
@@ -196,7 +206,11 @@ def test_what_a_worker_that_ends_in_good_order_gives_up_is_no_crash(tmp_path: Pa
 
 
 def wait_for_event(events: Events, name: str) -> None:
+    wait_until(lambda: name in events.names())
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE
-    while name not in events.names():
+    while not holds():
         assert time.monotonic() < end
         time.sleep(0.01)

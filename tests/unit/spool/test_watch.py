@@ -17,7 +17,7 @@ from respool.spool.ids import MessageId
 from respool.spool.watch import Watch
 
 OLD = MessageId("1xV9D2-0007Yr-05")
-PATIENCE = 20
+PATIENCE = 60
 
 
 class Told:
