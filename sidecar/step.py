@@ -123,15 +123,6 @@ def run_effect(step: Step, effect: api.Effect, log: FilteringBoundLogger) -> Non
     _end_fork(process)
 
 
-def _let_go(raised: BaseException) -> None:
-    """Give back what the processor had in its hands: the frame that keeps the error would keep its frames, in a circle.
-
-    Python's collector may come many messages later, and until then one that took all memory there is would fail them.
-    """
-    # Not by its name: the class is a stranger's.
-    BaseException.with_traceback(raised, None)
-
-
 def _is_interrupt(raised: BaseException) -> bool:
     """True for Ctrl-C where nobody but Python handles it; a KeyboardInterrupt elsewhere is the processor's own."""
     return (
@@ -149,9 +140,15 @@ def _let_go(raised: BaseException) -> None:
     waiting: list[BaseException | None] = [raised]
     while waiting:
         error = waiting.pop()
-        if error is not None and error.__traceback__ is not None:
-            error.__traceback__ = None
-            waiting += [error.__cause__, error.__context__]
+        if error is not None and _traceback_of(error) is not None:
+            BaseException.with_traceback(error, None)
+            waiting += [_cause_of(error), _context_of(error)]
+
+
+#: What Python keeps in an error, whatever a stranger's class makes of the names.
+_traceback_of, _cause_of, _context_of = (
+    BaseException.__dict__[name].__get__ for name in ("__traceback__", "__cause__", "__context__")
+)
 
 
 def _seconds(wait: Any) -> float | None:
