@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import pytest
+from structlog.typing import FilteringBoundLogger
 
 from respool.errors import ProcessorError
 from respool.processors.api import Context, Effect, Processor, ProcessorConfig, Verdict
@@ -101,7 +102,7 @@ def test_what_a_failed_processor_had_in_its_hands_is_given_back_at_once(
 
 @pytest.mark.usefixtures("no_collector")
 def test_so_is_what_an_effect_had() -> None:
-    processor, log = Failing(twice=False), Events()
+    processor, log = Failing(twice=False), cast("FilteringBoundLogger", Events())
     effect = Effect(
         id=MessageId("1xV9Vo-000000-2c"), claim=1, processor="failing", number=0, kind="kind", payload=b""
     )  # fmt: skip
