@@ -40,9 +40,9 @@ docs: $(READY)
 	rm -rf build/site
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -b html -c docs -d build/doctrees . build/site
 
-# Tests wait for disks, daemons and deadlines more than they compute: three to a processor, the slow ones shared out.
+# Tests wait for disks, daemons and deadlines more than they compute: two to a processor, the slow ones shared out.
 unit: $(READY)
-	$(BIN)/pytest -q -n $$((3 * $$(nproc))) --dist worksteal
+	$(BIN)/pytest -q -n $$((2 * $$(nproc))) --dist worksteal
 
 # How fast, and how far from the floor.
 bench: $(READY)
