@@ -116,7 +116,7 @@ class ArcSeal(Processor[Config]):
         verified = next((result for result in reversed(context.results) if isinstance(result, ArcResult)), None)
         found_here: tuple[ArcResult, ...] = ()
         if verified is None:
-            verified = self._verify(authenticated, context, message)
+            verified = self._verify(authenticated, context, message.envelope.received_time, address)
             found_here = (verified,)
         if verified.temporary and context.attempt <= self.config.dns_attempts:
             return defer(f"ARC chain not verified: {verified.reason}")
@@ -134,12 +134,11 @@ class ArcSeal(Processor[Config]):
         return proceed(*edits, results=found_here, reason=f"sealed as i={sealed.instance}")
 
     @staticmethod
-    def _verify(authenticated: AuthenticatedMessage, context: Context, message: Message) -> ArcResult:
-        signatures = ArcSignatures(authenticated)
-        authenticated.will_need((SIGNING_REQUEST,))
+    def _verify(message: AuthenticatedMessage, context: Context, received: int, address: str) -> ArcResult:
+        signatures = ArcSignatures(message)
+        message.will_need((SIGNING_REQUEST,))
         keys = KeyLookup(context.resolver, context.deadline)
-        times = Times.of(context.now, message.envelope.received_time)
-        return signatures.verify(keys, times, client_address=client_address(message))
+        return signatures.verify(keys, Times.of(context.now, received), client_address=address)
 
     def _sealer(self, domain: str, selector: str, key: SigningKey, options: SealOptions) -> Sealer:
         config = self.config

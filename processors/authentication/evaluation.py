@@ -129,8 +129,7 @@ def identifiers(spf: SpfResult | None, dkim: Sequence[DkimResult], *, count_test
         for result in dkim
         if result.domain and (count_test_keys or not result.testing)
     ]
-    passes = [identifier for identifier in found if identifier.result is Result.PASS]
-    return passes + [identifier for identifier in found if identifier.result is not Result.PASS]
+    return sorted(found, key=lambda identifier: identifier.result is not Result.PASS)
 
 
 def find_trusted_seal(arc: ArcResult, author_domain: str, trusted_sealers: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from ...errors import SpoolFormatError
 from ...spool.body import Body, BytesBody
 from ...spool.check import Finding, check_pair
 from . import terminal
-from .spool_files import OpenMessage, Place, find, find_data, read
+from .spool_files import OpenMessage, Place, find_with_halves, read
 
 
 @click.command("check")
@@ -54,7 +54,7 @@ def check(directory: str, *, as_json: bool) -> None:
 
 def _look(directory: str) -> Iterator[tuple[Place, list[Finding]]]:
     """Every message, and what is wrong with it; in the end those of which there is a -D alone."""
-    places = list(find(directory))
+    places, halves = find_with_halves(directory)
     for place in places:
         found = _check(place)
         if place.is_lost:
@@ -63,7 +63,7 @@ def _look(directory: str) -> Iterator[tuple[Place, list[Finding]]]:
             name = place.id.header_name
             found.append(Finding(file=name, line=0, rule="subdirectory", expected=expected, found=place.below))
         yield place, found
-    for place in sorted(set(find_data(directory)).difference(places)):
+    for place in halves:
         name = place.id.data_name
         half = Finding(
             file=name, line=0, rule="no-header-file", expected="a -H file", found="none", severity="note"

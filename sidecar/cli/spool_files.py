@@ -69,39 +69,48 @@ class Stored(Struct, frozen=True):
 def find(path: str) -> Iterator[Place]:
     """Every ``-H`` file that path names, oldest first within its directory."""
     if os.path.isdir(path):
-        yield from sorted(_search(path, "", _DEEPEST, "-H"), key=lambda place: (place.below, place.id))
+        yield from sorted((place for place, _ in _search(path, "", _DEEPEST, ("-H",))), key=_by_age)
         return
     directory, name = os.path.split(path)
-    message_id = _id_of(name, "-H")
+    message_id = _id_of(name, ("-H",))
     if message_id is None:
         raise FileNotFoundError(f"{path}: not the name of a -H file (<message id>-H)")
     yield Place(message_id, directory or ".")
 
 
-def find_data(path: str) -> Iterator[Place]:
-    """The messages in the directory path of which there is a ``-D`` file, in no order."""
-    if os.path.isdir(path):
-        yield from _search(path, "", _DEEPEST, "-D")
+def find_with_halves(path: str) -> tuple[list[Place], list[Place]]:
+    """As find(), and the messages of which there is a ``-D`` alone; one look, in which what comes later has no part."""
+    if not os.path.isdir(path):
+        return list(find(path)), []
+    found: dict[str, set[Place]] = {"-H": set(), "-D": set()}
+    for place, suffix in _search(path, "", _DEEPEST, tuple(found)):
+        found[suffix].add(place)
+    return sorted(found["-H"], key=_by_age), sorted(found["-D"] - found["-H"], key=_by_age)
 
 
-def _search(directory: str, below: str, depth: int, suffix: str) -> Iterator[Place]:
+def _by_age(place: Place) -> tuple[str, MessageId]:
+    return place.below, place.id
+
+
+def _search(directory: str, below: str, depth: int, suffixes: tuple[str, ...]) -> Iterator[tuple[Place, str]]:
+    """The places of files that end so, and how each ends; in no order."""
     with os.scandir(directory) as entries:
         listed = list(entries)
     folders = [entry.name for entry in listed if entry.is_dir(follow_symlinks=False)]
     for entry in listed:
-        message_id = _id_of(entry.name, suffix)
+        message_id = _id_of(entry.name, suffixes)
         if message_id is not None and entry.is_file(follow_symlinks=False):
-            yield Place(message_id, directory, below)
+            yield Place(message_id, directory, below), entry.name[-2:]
     if depth:
         for name in folders:
             # A named queue of Exim may be called like anything.
             is_queue = os.path.isdir(os.path.join(directory, name, "input"))
             if is_queue or (name not in _PASSED_OVER and not name.startswith(".")):
-                yield from _search(os.path.join(directory, name), os.path.join(below, name), depth - 1, suffix)
+                yield from _search(os.path.join(directory, name), os.path.join(below, name), depth - 1, suffixes)
 
 
-def _id_of(name: str, suffix: str) -> MessageId | None:
-    return parse_id(name.removesuffix(suffix)) if name.endswith(suffix) else None
+def _id_of(name: str, suffixes: tuple[str, ...]) -> MessageId | None:
+    return parse_id(name[:-2]) if name.endswith(suffixes) else None
 
 
 def read(place: Place) -> Stored:

@@ -82,12 +82,17 @@ def wait_for_callers(syncs: GroupSync, count: int) -> None:
     raise AssertionError("nobody waits")
 
 
-def test_who_comes_during_an_fsync_shares_the_next_one(slow: SlowSync, directories: tuple[int, int]) -> None:
-    syncs, directory = GroupSync(), directories[0]
+def one_under_way(syncs: GroupSync, slow: SlowSync, directory: int, count: int) -> tuple[Caller, list[Caller]]:
+    """A thread whose fsync is under way, and so many that came meanwhile and wait."""
     first = Caller(partial(syncs.sync, directory))
     assert slow.entered.acquire(timeout=PATIENCE)
-    others = [Caller(partial(syncs.sync, directory)) for _ in range(5)]
-    wait_for_callers(syncs, 5)
+    others = [Caller(partial(syncs.sync, directory)) for _ in range(count)]
+    wait_for_callers(syncs, count)
+    return first, others
+
+
+def test_who_comes_during_an_fsync_shares_the_next_one(slow: SlowSync, directories: tuple[int, int]) -> None:
+    first, others = one_under_way(GroupSync(), slow, directories[0], 5)
     slow.let_go.release()
     assert first.result() is None
     # The one under way when they called covered none of them.
@@ -115,10 +120,7 @@ def test_a_failed_fsync_fails_all_who_shared_it(
     slow: SlowSync, directories: tuple[int, int], error: BaseException, told: int
 ) -> None:
     syncs, directory = GroupSync(), directories[0]
-    first = Caller(partial(syncs.sync, directory))
-    assert slow.entered.acquire(timeout=PATIENCE)
-    others = [Caller(partial(syncs.sync, directory)) for _ in range(3)]
-    wait_for_callers(syncs, 3)
+    first, others = one_under_way(syncs, slow, directory, 3)
     slow.let_go.release()
     assert slow.entered.acquire(timeout=PATIENCE)
     slow.error = error

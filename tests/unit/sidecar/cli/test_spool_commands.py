@@ -2,9 +2,11 @@
 
 import base64
 import hashlib
+import importlib
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,11 @@ from respool.sidecar.cli import terminal
 from respool.sidecar.cli.check import check
 from respool.sidecar.cli.mailq import list_messages
 from respool.sidecar.cli.show import show
+from respool.sidecar.cli.spool_files import Place
+from respool.spool.check import Finding
 from tests.spool_corpus import SAMPLES, Sample
 
+check_module = importlib.import_module("respool.sidecar.cli.check")
 DATA = SAMPLES[0].root.parent
 
 
@@ -163,6 +168,22 @@ def test_check_counts_messages_not_faults(hostile_directory: Path) -> None:
     result = run(check, str(hostile_directory))
     assert result.stdout.count("error 1xV9D2-0007Yr-05-H") > 1
     assert result.stdout.endswith("2 checked, 2 wrong\n")
+
+
+def test_a_message_that_comes_during_a_check_is_no_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = next(sample for sample in SAMPLES if sample.case == "plain" and sample.root.name == "spool-496")
+    header, data = tmp_path / f"{sample.id}-H", tmp_path / f"{sample.id}-D"
+    header.write_bytes(sample.header_data)
+    data.write_bytes(sample.id.encode() + b"-D\n" + sample.body_bytes)
+    look: Callable[[Place], list[Finding]] = check_module._check
+
+    def arrives(place: Place) -> list[Finding]:
+        for path in (header, data):
+            (tmp_path / f"1xV9D4-0007Yr-05{path.name[-2:]}").write_bytes(path.read_bytes())
+        return look(place)
+
+    monkeypatch.setattr(check_module, "_check", arrives)
+    assert run(check, str(tmp_path)).stdout == "1 checked, 0 wrong\n"
 
 
 def test_check_finds_halves_and_what_exim_would_never_find(tmp_path: Path) -> None:
