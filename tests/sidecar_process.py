@@ -5,7 +5,6 @@ Diagnostics: AssertionError where it is asked something before it was started.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -13,6 +12,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from tests.process_group import kill_group
 
 #: What Python is given to be a sidecar.
 RUN = ("-m", "respool", "run", "-c")
@@ -50,9 +51,7 @@ class SidecarProcess:
         """SIGKILL to the parent and all workers, if it was started and not stopped."""
         if self._process is None:
             return
-        # Its workers may outlive the parent: the group is there as long as one of them is.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        kill_group(self._process.pid)
         self._process.wait()
         self._process = None
 

@@ -34,6 +34,7 @@ from respool.sidecar import log, pause, worker
 from respool.sidecar.preparation import prepare
 from respool.sidecar.supervisor import Supervisor
 from respool.spool.ids import IdMinter
+from tests.process_group import kill_group
 
 from .harness import Setup
 
@@ -226,8 +227,7 @@ class House:
     def kill(self) -> None:
         """SIGKILL for all of it, if it still runs."""
         if self._process:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process, signal.SIGKILL)
+            kill_group(self._process)
             os.waitpid(self._process, 0)
             self._process = 0
 
