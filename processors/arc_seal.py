@@ -30,6 +30,7 @@ from .authentication.arc_seal import DEFAULT_SEALED_HEADERS, FORBIDDEN_HEADERS, 
 from .authentication.arc_verify import ArcResult, ArcSignatures
 from .authentication.body_hash import SIGNING_REQUEST
 from .authentication.client import client_address
+from .authentication.domain_names import a_label_domain
 from .authentication.keys import KeyLookup, SigningKey, key_from_file, load_signing_key
 from .authentication.message import AuthenticatedMessage
 from .authentication.seal_specification import SealOptions, parse_options, parse_specification
@@ -103,11 +104,14 @@ class ArcSeal(Processor[Config]):
         self._table = NamedTable.parse(config.key_table, key="key_table") if config.key_table else None
         self._default = self._sealer(config.domain, config.selector, load_signing_key(config.key_file), self._options)
         self._sealers: dict[str, Sealer] = {}
-        for choice in config.keys:
+        for number, choice in enumerate(config.keys):
             check_names(choice.domain, choice.selector)
             sealer = self._sealer(choice.domain, choice.selector, load_signing_key(choice.key_file), self._options)
             for recipient_domain in choice.recipient_domains:
-                self._sealers.setdefault(recipient_domain.lower(), sealer)
+                name = a_label_domain(recipient_domain)
+                if name is None:
+                    raise ConfigError(f"{recipient_domain!r} is not a domain", key=f"keys[{number}].recipient_domains")
+                self._sealers.setdefault(name, sealer)
 
     def process(self, message: Message, context: Context) -> Verdict:
         """Seal message; go on without a seal, and say why, where there must or can be none."""
@@ -160,12 +164,13 @@ class ArcSeal(Processor[Config]):
         """The sealer for message; ConfigError for a line of the table that can't be used."""
         if self._table is None and not self._sealers:
             return self._default
-        domains = dict.fromkeys(
-            recipient.address.rpartition(b"@")[2].decode("utf-8", "replace").lower()
-            for recipient in message.undelivered
-        )
-        for domain in domains:
-            found = self._table.find(domain.encode()) if self._table is not None and domain else None
+        # Exim keeps what SMTPUTF8 brought as it was written; a domain is the same in either spelling.
+        for domain in dict.fromkeys(
+            a_label_domain(recipient.address.rpartition(b"@")[2]) for recipient in message.undelivered
+        ):
+            if domain is None:
+                continue
+            found = self._table.find(domain.encode()) if self._table is not None else None
             if found is not None:
                 return self._from_table(found.value.decode("utf-8", "replace"))
             if domain in self._sealers:

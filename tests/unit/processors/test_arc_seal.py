@@ -166,15 +166,25 @@ def test_dns_trouble_defers_before_it_is_sealed_as_a_failure(key_file: str) -> N
     assert b"cv=fail" in applied(sealed, verdict).sent_headers[0].raw
 
 
-def test_the_key_is_chosen_by_recipient_domain(key_file: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("named", "recipient"),
+    [
+        ("Lists.example", "x@lists.example"),
+        ("lists.example", "x@LISTS.example"),
+        ("bücher.example", "x@BÜCHER.example"),
+        ("xn--bcher-kva.example", "x@bücher.example"),
+        ("bücher.example", "x@xn--bcher-kva.example"),
+    ],
+)
+def test_the_key_is_chosen_by_recipient_domain(key_file: str, tmp_path: Path, named: str, recipient: str) -> None:
     other = ArcSealKey(
-        recipient_domains=("Lists.example",),
+        recipient_domains=(named,),
         domain="example.org",
         selector="ed",
         key_file=write_key(tmp_path / "ed.pem", pem(ed25519_private_key())),
     )
     processor = ArcSeal(config(key_file, keys=[msgspec.to_builtins(other)]))
-    message = spool_message((OURS, *FIELDS), recipients=(b"x@lists.example",))
+    message = spool_message((OURS, *FIELDS), recipients=(b"x@[192.0.2.1]", recipient.encode()))
     sealed = applied(message, processor.process(message, context(zone())))
     assert b"a=ed25519-sha256;" in sealed.sent_headers[0].raw
     assert arc_of(sealed, zone()).domains == ("example.org",)
@@ -196,6 +206,13 @@ def test_the_key_is_chosen_by_recipient_domain(key_file: str, tmp_path: Path) ->
 def test_a_configuration_that_cannot_work_is_refused(key_file: str, changes: dict[str, Any], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         ArcSeal(config(key_file, **changes))
+
+
+def test_a_recipient_domain_that_is_none_is_refused(key_file: str) -> None:
+    keys = [{"recipient_domains": ["a..example"], "domain": "example.org", "selector": "s", "key_file": key_file}]
+    with pytest.raises(ConfigError, match=r"'a\.\.example' is not a domain") as caught:
+        ArcSeal(config(key_file, keys=keys))
+    assert caught.value.key == "keys[0].recipient_domains"
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o642, 0o660, 0o641])
@@ -233,7 +250,11 @@ def test_a_table_chooses_the_key_by_recipient_domain(key_file: str, tmp_path: Pa
     other = write_key(tmp_path / "ed.pem", pem(ed25519_private_key()))
     table = sealing_table(
         tmp_path,
-        {b"example.net": b"tenant.example : ed : %b : expire=+60" % other.encode(), b"*.example.com": b"nonsense"},
+        {
+            b"example.net": b"tenant.example : ed : %b : expire=+60" % other.encode(),
+            b"*.example.com": b"nonsense",
+            b"xn--bcher-kva.example": b"books.example : ed : %b" % other.encode(),
+        },
     )
     processor = ArcSeal(config(key_file, key_table=table))
     message = spool_message((OURS, *FIELDS))
@@ -242,6 +263,8 @@ def test_a_table_chooses_the_key_by_recipient_domain(key_file: str, tmp_path: Pa
     assert b"s=ed;" in value
     assert b"a=ed25519-sha256" in value
     assert b"x=%d" % (NOW + 60) in value
+    books = spool_message((OURS, *FIELDS), recipients=("bob@bücher.example".encode(),))
+    assert b"d=books.example" in ams_of(books, processor.process(books, context(zone())))
     elsewhere = spool_message((OURS, *FIELDS), recipients=(b"bob@elsewhere.example",))
     assert b"d=sealer.example" in ams_of(elsewhere, processor.process(elsewhere, context(zone())))
     broken = spool_message((OURS, *FIELDS), recipients=(b"bob@lists.example.com",))
