@@ -96,17 +96,17 @@ class Pages:
             self._log.warning("web.login_limited", remote=remote)
             return self._page("login.html", None, 429, reason="Too many tries: wait five minutes.", name=name)
         try:
-            user = await run_in_threadpool(self._authenticator.check, name, password, remote=remote)
+            operator = await run_in_threadpool(self._authenticator.check, name, password, remote=remote)
         except TemporaryError as error:
             self._limits.succeeded(name, remote)
             self._log.error("web.login_unavailable", error=error)
             return self._page("login.html", None, 503, reason="Nobody can check passwords just now.", name=name)
-        if user is None:
+        if operator is None:
             self._log.warning("web.login_refused", remote=remote)
             return self._page("login.html", None, 403, reason="Name or password is wrong.", name=name)
         self._limits.succeeded(name, remote)
-        token = self._sessions.begin(user)
-        self._log.info("web.logged_in", user=user, remote=remote)
+        token = self._sessions.begin(operator)
+        self._log.info("web.logged_in", user=operator.name, remote=remote)
         response = _to("/")
         response.set_cookie(
             self._cookie, token, httponly=True, samesite="strict", secure=self._web.secure_cookie, path="/"
@@ -179,7 +179,7 @@ class Pages:
             done = await run_in_threadpool(self._act, place, name, action)
         except ConflictError:
             raise _Refused(409, "The sidecar has this message in hand at this moment: try again.") from None
-        self._log.info("web.acted", action=action, id=name, user=session.user)
+        self._log.info("web.acted", action=action, id=name, user=session.operator.name)
         return _to(f"/queue/{place}?done={done}")
 
     async def confirm(self, request: Request) -> Response:
@@ -217,8 +217,9 @@ class Pages:
         """The handler, with everything that can go wrong turned into a page."""
 
         async def answer(request: Request) -> Response:
-            session = self._session(request)
+            session: Session | None = None
             try:
+                session = self._session(request)
                 return await handler(request)
             except _Refused as refused:
                 if refused.status == 401:
@@ -234,7 +235,12 @@ class Pages:
 
     def _session(self, request: Request) -> Session | None:
         token = request.cookies.get(self._cookie, "")
-        return self._sessions.find(token) if token else None
+        session = self._sessions.find(token) if token else None
+        if session is not None and not self._authenticator.still_knows(session.operator):
+            self._log.info("web.logged_out", user=session.operator.name)
+            self._sessions.end(token)
+            return None
+        return session
 
     def _need(self, request: Request) -> Session:
         session = self._session(request)

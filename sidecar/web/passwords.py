@@ -3,7 +3,7 @@
 A line of the file is ``name:scrypt:N:r:p:salt:hash``, both in base64, as ``respool web
 --hash NAME`` prints it.
 
-Diagnostics: ConfigError for a file that can't be used; check() gives a name or None, and
+Diagnostics: ConfigError for a file that can't be used; check() gives an operator or None, and
 raises TemporaryError where nobody could tell.
 """
 
@@ -34,11 +34,22 @@ _LONGEST_PASSWORD: Final = 1024
 _AT_ONCE: Final = threading.BoundedSemaphore(2)
 
 
+class Operator(Struct, frozen=True):
+    """Somebody whose password was right. mark changes when the password does, where that can be seen."""
+
+    name: str
+    mark: bytes = b""
+
+
 class Authenticator(Protocol):
     """Whoever can say whether a password is right."""
 
-    def check(self, name: str, password: str, *, remote: str) -> str | None:
-        """The operator's name, or None. Raises TemporaryError."""
+    def check(self, name: str, password: str, *, remote: str) -> Operator | None:
+        """The operator, or None. Raises TemporaryError."""
+        ...
+
+    def still_knows(self, operator: Operator) -> bool:
+        """Whether what was right is still right: False ends the session. Raises TemporaryError."""
         ...
 
 
@@ -79,19 +90,28 @@ class PasswordFile:
         self._nobody = _parse(hash_line("nobody", base64.b64encode(os.urandom(16)).decode()), path, 0)[1]
         self._refresh()
 
-    def check(self, name: str, password: str, *, remote: str) -> str | None:
-        """The name, if the password is right."""
+    def check(self, name: str, password: str, *, remote: str) -> Operator | None:
+        """The operator, if the password is right."""
         del remote
-        try:
-            self._refresh()
-        except ConfigError as error:
-            raise TemporaryError(str(error)) from error
+        self._renew()
         if len(password) > _LONGEST_PASSWORD:
             return None
         # An unknown name takes as long as a wrong password.
         known = self._hashes.get(name)
         fits = (known or self._nobody).fits(password)
-        return name if known is not None and fits else None
+        return Operator(name, known.digest) if known is not None and fits else None
+
+    def still_knows(self, operator: Operator) -> bool:
+        """Whether the file has this name, and with the same password."""
+        self._renew()
+        known = self._hashes.get(operator.name)
+        return known is not None and known.digest == operator.mark
+
+    def _renew(self) -> None:
+        try:
+            self._refresh()
+        except ConfigError as error:
+            raise TemporaryError(str(error)) from error
 
     def _refresh(self) -> None:
         with self._guard:
@@ -142,10 +162,14 @@ class DovecotOperators:
         self._dovecot = dovecot
         self._operators = frozenset(operators)
 
-    def check(self, name: str, password: str, *, remote: str) -> str | None:
-        """The name that Dovecot gave, if it is an operator's."""
+    def check(self, name: str, password: str, *, remote: str) -> Operator | None:
+        """Whom Dovecot named, if that is an operator."""
         user = self._dovecot.check(name, password, remote=remote)
-        return user if user in self._operators else None
+        return Operator(user) if user in self._operators else None
+
+    def still_knows(self, operator: Operator) -> bool:
+        """As long as this runs: Dovecot can't be asked without a password."""
+        return operator.name in self._operators
 
 
 def make_authenticator(section: WebSection) -> Authenticator:

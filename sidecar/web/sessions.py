@@ -15,6 +15,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from .passwords import Operator
+
 _MOST: Final = 1000
 _LONGEST_SECONDS: Final = 12 * 3600.0
 
@@ -22,7 +24,7 @@ _LONGEST_SECONDS: Final = 12 * 3600.0
 class Session(Struct):
     """One log-in. form_token goes into every form and must come back with it."""
 
-    user: str
+    operator: Operator
     form_token: str
     begun: float
     used: float
@@ -40,14 +42,14 @@ class Sessions:
         self._guard = threading.Lock()
         self._sessions: dict[bytes, Session] = {}
 
-    def begin(self, user: str) -> str:
-        """Log a user in; the token for the cookie."""
+    def begin(self, operator: Operator) -> str:
+        """Log an operator in; the token for the cookie."""
         token, now = secrets.token_urlsafe(32), self._clock()
         with self._guard:
             self._sweep(now)
             while len(self._sessions) >= _MOST:
                 del self._sessions[next(iter(self._sessions))]
-            self._sessions[_hash(token)] = Session(user, secrets.token_urlsafe(32), now, now)
+            self._sessions[_hash(token)] = Session(operator, secrets.token_urlsafe(32), now, now)
         return token
 
     def find(self, token: str) -> Session | None:

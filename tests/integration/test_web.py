@@ -289,6 +289,25 @@ def test_wrong_people_get_nothing(page: Page, site: Site) -> None:
     assert site.ids("held") == [held]
 
 
+def test_who_may_no_more_log_in_is_logged_out(page: Page, site: Site) -> None:
+    held = site.put("hold")
+    site.drain()
+    (name,) = (path.name for path in (site.directory / "state" / "held").iterdir())
+    log_in(page, site)
+    page.goto(f"{site.url}/queue/held/{name}")
+    (site.directory / "passwords").write_text(hash_line("anna", "another horse"))
+    page.get_by_role("button", name="Release: process again").click()
+    expect(page).to_have_url(f"{site.url}/login")
+    assert site.ids("held") == [held]
+    assert '"event":"web.logged_out","user":"anna"' in site.log()
+    log_in(page, site, password="another horse")
+    page.goto(f"{site.url}/queue/held/{name}")
+    (site.directory / "passwords").unlink()
+    page.reload()
+    expect(page.get_by_text("That did not work: the log says why.")).to_be_visible()
+    assert site.ids("held") == [held]
+
+
 def test_forms_of_others_do_nothing(page: Page, site: Site) -> None:
     held = site.put("hold")
     site.drain()

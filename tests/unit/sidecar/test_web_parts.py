@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from respool.errors import ConfigError, TemporaryError
 from respool.sidecar.config import WebSection
-from respool.sidecar.web.passwords import Limits, PasswordFile, hash_line, make_authenticator
+from respool.sidecar.web.passwords import Limits, Operator, PasswordFile, hash_line, make_authenticator
 from respool.sidecar.web.preview import decoded, preview, source, text_of_html
 from respool.sidecar.web.sessions import Sessions
 from respool.spool.body import BytesBody
@@ -33,7 +33,9 @@ def test_the_password_file(tmp_path: Path) -> None:
     path.write_text(f"# who\n\n{hash_line('anna', 'secret words')}\n")
     path.chmod(0o640)
     passwords = PasswordFile(str(path))
-    assert passwords.check("anna", "secret words", remote="") == "anna"
+    anna = passwords.check("anna", "secret words", remote="")
+    assert anna is not None
+    assert anna.name == "anna"
     for name, word in (
         ("anna", "secret word"),
         ("anna", ""),
@@ -43,11 +45,32 @@ def test_the_password_file(tmp_path: Path) -> None:
     ):
         assert passwords.check(name, word, remote="") is None
     path.write_text(hash_line("bob", "other words"))
-    assert passwords.check("bob", "other words", remote="") == "bob"
+    bob = passwords.check("bob", "other words", remote="")
+    assert bob is not None
+    assert bob.name == "bob"
     assert passwords.check("anna", "secret words", remote="") is None
     path.unlink()
     with pytest.raises(TemporaryError):
         passwords.check("bob", "other words", remote="")
+
+
+def test_who_is_removed_or_gets_another_password_is_known_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "passwords"
+    both = hash_line("anna", "secret words"), hash_line("bob", "other words")
+    path.write_text("\n".join(both))
+    path.chmod(0o640)
+    passwords = PasswordFile(str(path))
+    anna, bob = passwords.check("anna", "secret words", remote=""), passwords.check("bob", "other words", remote="")
+    assert anna is not None
+    assert bob is not None
+    assert passwords.still_knows(anna)
+    path.write_text(both[1])
+    assert (passwords.still_knows(anna), passwords.still_knows(bob)) == (False, True)
+    path.write_text(hash_line("bob", "a new one"))
+    assert not passwords.still_knows(bob)
+    path.unlink()
+    with pytest.raises(TemporaryError):
+        passwords.still_knows(bob)
 
 
 @pytest.mark.parametrize(
@@ -94,21 +117,21 @@ def test_limits_by_name_address_and_in_all() -> None:
 def test_sessions_end() -> None:
     clock = Clock()
     sessions = Sessions(600, clock)
-    token = sessions.begin("anna")
+    token = sessions.begin(Operator("anna"))
     found = sessions.find(token)
     assert found is not None
-    assert (found.user, found.owns(found.form_token), found.owns("é")) == ("anna", True, False)
+    assert (found.operator.name, found.owns(found.form_token), found.owns("é")) == ("anna", True, False)
     assert sessions.find(token + "x") is None
     clock.now += 599
     assert sessions.find(token) is not None
     clock.now += 601
     assert sessions.find(token) is None
-    token = sessions.begin("anna")
+    token = sessions.begin(Operator("anna"))
     for _ in range(100):
         clock.now += 500
         sessions.find(token)
     assert sessions.find(token) is None  # twelve hours
-    token = sessions.begin("anna")
+    token = sessions.begin(Operator("anna"))
     sessions.end(token)
     assert sessions.find(token) is None
 
