@@ -26,7 +26,7 @@ from .authentication.dkim_sign import DEFAULT_OVERSIGNED_HEADERS, DkimSigner, si
 from .authentication.domain_names import domain_or_below
 from .authentication.keys import SigningKey, key_from_file, load_signing_key
 from .authentication.message import AuthenticatedMessage
-from .authentication.signing import DEFAULT_SIGNED_HEADERS, check_header_names, check_names, parse_key_specification
+from .authentication.signing import DEFAULT_SIGNED_HEADERS, check_header_names, check_names, parse_key_specifications
 from .edits import AddHeader
 from .named_table import NamedTable
 
@@ -132,7 +132,7 @@ class DkimSign(Processor[Config]):
         found = self._table.find(domain.encode()) if self._table is not None else None
         if found is None:
             return [signer for domains, signer in self._signers if _covers(domains, domain)]
-        keys = [parse_key_specification(text) for text in found.value.decode("utf-8", "replace").split(";")]
+        keys = parse_key_specifications(found.value.decode("utf-8", "replace"))
         return [self._signer(key.domain, key.selector, key_from_file(key.key_file)) for key in keys]
 
 

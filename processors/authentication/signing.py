@@ -1,6 +1,6 @@
 """What DKIM and ARC signing share: which key signs which fields, and which names may stand in a signature.
 
-Diagnostics: check_names(), check_header_names() and parse_key_specification() raise ConfigError.
+Diagnostics: check_names(), check_header_names() and parse_key_specification(s)() raise ConfigError.
 """
 
 from __future__ import annotations
@@ -49,6 +49,11 @@ def parse_key_specification(text: str) -> KeySpecification:
     if not key_file.startswith("/"):
         raise ConfigError(f"{key_file[:200]!r} is not the absolute path of a key file")
     return KeySpecification(domain=domain, selector=selector, key_file=key_file)
+
+
+def parse_key_specifications(text: str) -> list[KeySpecification]:
+    """Read several of them, with semicolons between."""
+    return [parse_key_specification(one) for one in text.split(";")]
 
 
 def check_names(domain: str, selector: str) -> None:

@@ -22,7 +22,8 @@ from ..doctor.daemon import check_daemon
 from ..doctor.directories import check_directories, owner_of
 from ..doctor.exim import check_exim
 from ..doctor.finding import Finding, Findings, Level, ok, problem, warning
-from ..doctor.names import check_dns, check_keys, check_tables
+from ..doctor.keys import check_keys
+from ..doctor.names import check_dns, check_tables
 from ..doctor.system import check_system
 from ..doctor.user import become
 from ..pipeline_setup import make_resolver

@@ -1,12 +1,10 @@
-"""DNS, keys and tables: what the processors rely on.
+"""DNS and tables: what the processors rely on.
 
 Diagnostics: the checks raise nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
 from collections.abc import Iterator
 from typing import Any, Final, cast
@@ -18,10 +16,9 @@ from ...lookups.dns import DnssecStatus, DnsTemporaryError, Resolver
 from ...lookups.nameservers import read_resolv_conf
 from ...lookups.table_reference import TableReference
 from ...lookups.tables import LmdbTable, TableError
-from ...processors.authentication.keys import KeyRecord, load_signing_key, parse_key_record
 from ..config import Config, ProcessorEntry
 from ..pipeline_setup import make_resolver
-from .finding import Finding, Findings, ok, problem, warning
+from .finding import Findings, ok, problem, warning
 
 _PATIENCE_SECONDS: Final = 10.0
 #: A name of a zone that has long been signed, by people who will not let that lapse.
@@ -59,57 +56,6 @@ def check_dns(config: Config, resolver: Resolver | None = None) -> Findings:
             "dnssec", f"answers are {answer.dnssec.value}: DANE finds nothing to rely on",
             "run a validating resolver on this machine; one elsewhere is believed only with 'options trust-ad'",
         )  # fmt: skip
-
-
-def check_keys(config: Config, resolver: Resolver | None = None) -> Findings:
-    """Each private key: readable by us, by no others, and the public half published. None: DNS is not asked."""
-    seen: set[tuple[str, str, str]] = set()
-    for entry in config.processor:
-        for path, domain, selector in _keys(entry.config):
-            if (path, domain, selector) not in seen:
-                seen.add((path, domain, selector))
-                yield _key(path, domain, selector, resolver)
-
-
-def _keys(value: Any, depth: int = 0) -> Iterator[tuple[str, str, str]]:
-    """key_file with the domain and selector beside it, wherever in a processor's settings."""
-    if depth > _DEEPEST:
-        return
-    if isinstance(value, dict):
-        table = cast("dict[str, Any]", value)
-        if isinstance(table.get("key_file"), str):
-            yield table["key_file"], str(table.get("domain", "")), str(table.get("selector", ""))
-        for inner in table.values():
-            yield from _keys(inner, depth + 1)
-    elif isinstance(value, list | tuple):
-        for inner in cast("list[Any]", value):
-            yield from _keys(inner, depth + 1)
-
-
-def _key(path: str, domain: str, selector: str, resolver: Resolver | None) -> Finding:
-    try:
-        key = load_signing_key(path)
-    except ConfigError as error:
-        advice = f"make it (openssl genrsa), the sidecar's user own it (uid {os.geteuid()} looked), chmod 600"
-        return problem("key", error.reason, advice)
-    shown = f"{path} ({key.key_type.value.decode()})"
-    if not domain or not selector or resolver is None:
-        return ok("key", f"{shown} can be used; not compared with DNS")
-    name = f"{selector}._domainkey.{domain}"
-    wanted = key.public_record
-    publish = f'publish: {name}. TXT "{wanted.decode()}"'
-    try:
-        answer = resolver.txt(name, deadline=time.monotonic() + _PATIENCE_SECONDS)
-    except DnsTemporaryError as error:
-        return warning("key", f"{shown}: {error}", "ask again when DNS answers")
-    if not answer.records:
-        return problem("key", f"{shown}: {name} has no record, so nobody can verify what it signs", publish)
-    digest = hashlib.sha256(name.encode()).digest()
-    signature = key.sign(digest)
-    published = [parse_key_record(record) for record in answer.records[:4]]
-    if any(isinstance(one, KeyRecord) and one.verify(signature, digest) for one in published):
-        return ok("key", f"{shown} belongs to {name}")
-    return problem("key", f"{shown}: the record of {name} is another key's, or none", publish)
 
 
 def check_tables(config: Config) -> Findings:

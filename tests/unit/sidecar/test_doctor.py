@@ -20,12 +20,13 @@ from respool.requeue.state import STATES
 from respool.sidecar.cli import cli
 from respool.sidecar.cli.doctor import _beside
 from respool.sidecar.config import Config, decode
-from respool.sidecar.doctor import directories, exim, system
+from respool.sidecar.doctor import directories, exim, keys, system
 from respool.sidecar.doctor.daemon import check_daemon
 from respool.sidecar.doctor.directories import check_directories
 from respool.sidecar.doctor.exim import check_exim
 from respool.sidecar.doctor.finding import Finding, warning
-from respool.sidecar.doctor.names import check_dns, check_keys, check_tables
+from respool.sidecar.doctor.keys import check_keys
+from respool.sidecar.doctor.names import check_dns, check_tables
 from respool.sidecar.doctor.system import check_system
 from tests.fault.harness import Setup
 
@@ -270,6 +271,58 @@ def test_keys(tmp_path: Path) -> None:
     assert record in broken.advice
     key.chmod(0o644)
     assert only(check_keys(config, zone(record)), "key").level == "problem"
+
+
+@pytest.mark.parametrize("use", ["arc-seal", "dkim-sign"])
+def test_keys_that_a_table_names(tmp_path: Path, use: str) -> None:
+    good, other = tmp_path / "good.pem", tmp_path / "other.pem"
+    for key in (good, other):
+        subprocess.run(
+            ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key)], check=True, capture_output=True
+        )
+        key.chmod(0o600)
+    lines = [f"a.example: a.example : s1 : {good}", f"b.example: b.example : s1 : {good}", f"c.example: b.example : s1 : {good}",
+             f"d.example: d.example : s1 : {other}", f"e.example: e.example : s1 : {tmp_path}/none.pem", "f.example: nonsense"]  # fmt: skip
+    if use == "dkim-sign":
+        lines.append(f"g.example: a.example : s1 : {good} ; g.example : s1 : {good}")
+    (tmp_path / "t").write_text("\n".join(lines) + "\n")
+    result = CliRunner().invoke(cli, ["table", "build", str(tmp_path / "t"), str(tmp_path / "t.mdb")])
+    assert result.exit_code == 0, result.output
+    text = (
+        'hostname = "mx"\nstate_directory = "/s"\n[source]\nkind = "directory"\ndirectory = "/a"\n[requeue]\nkind = "directory"\n'
+        f'directory = "/b"\n[[processor]]\nuse = "{use}"\nconfig = {{ key_table = "lmdb;{tmp_path}/t.mdb" }}\n'
+    )
+    config = decode(text.encode(), Config, file="test.toml")
+    record = load_signing_key(str(good)).public_record.decode()
+    zone = zone_of("".join(f's1._domainkey.{letter}.example. TXT "{record}"\n' for letter in "abdeg"))
+    *troubles, summary = check_keys(config, zone)
+    assert [one.level for one in troubles] == ["problem"] * 3
+    assert "d.example is another key's" in troubles[0].found
+    assert "none.pem" in troubles[1].found
+    assert "line of 'f.example': 'nonsense'" in troubles[2].found
+    good_ones, all_of_them = (3, 5) if use == "dkim-sign" else (2, 4)
+    assert (summary.level, summary.topic) == ("ok", "key table")
+    assert summary.found == f"{tmp_path}/t.mdb: {good_ones} of {all_of_them} keys belong to what DNS has"
+    *troubles, summary = check_keys(config)
+    assert len(troubles) == 2
+    assert summary.found.endswith(f"{all_of_them - 1} of {all_of_them} keys can be used; not compared with DNS")
+
+
+def test_a_key_table_with_too_many_keys_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (
+        'hostname = "mx"\nstate_directory = "/s"\n[source]\nkind = "directory"\ndirectory = "/a"\n[requeue]\nkind = "directory"\n'
+        f'directory = "/b"\n[[processor]]\nuse = "arc-seal"\nconfig = {{ key_table = "lmdb;{tmp_path}/t.mdb" }}\n'
+        '[[processor]]\nuse = "dkim-sign"\nconfig = { key_table = "nonsense" }\n'
+    )
+    config = decode(text.encode(), Config, file="test.toml")
+    assert list(check_keys(config)) == []  # no table there: others say so
+    (tmp_path / "t").write_text("".join(f"{letter}: {letter}.example : s : {tmp_path}/none\n" for letter in "abc"))
+    assert CliRunner().invoke(cli, ["table", "build", str(tmp_path / "t"), str(tmp_path / "t.mdb")]).exit_code == 0
+    monkeypatch.setattr(keys, "_MOST_KEYS", 2)
+    *troubles, summary = check_keys(config)
+    assert len(troubles) == 2
+    assert "0 of 2 keys" in summary.found
+    assert summary.found.endswith(", as far as was looked")
 
 
 def test_tables(tmp_path: Path) -> None:
