@@ -89,9 +89,8 @@ def test_delivered_and_parsed(exim: Exim) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.exim("I18N")
 def test_returned_whole_and_smtputf8(exim: Exim) -> None:
-    if not exim.has("I18N"):
-        pytest.fail("Debian's Exim has I18N")
     sidecar = refusing(exim)
     message_id = exim.receive(
         MESSAGE, authenticated="alice", sender="a@file.example", recipients=("bücher@one.example",),

@@ -86,7 +86,7 @@ def test_processor(zones: SignedZones) -> None:
     )
 
 
-@pytest.mark.exim
+@pytest.mark.exim("DANE")
 def test_an_exim_transport_acts_on_it(zones: SignedZones, start_exim: EximFactory, smtp_sink: ScriptedSmtp) -> None:
     """The recipe's transport refuses a host without DANE or TLS for the domains that have them, and for no other."""
     routers = f"""

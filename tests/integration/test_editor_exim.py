@@ -40,6 +40,9 @@ from .exim import Exim
 
 pytestmark = pytest.mark.exim
 
+#: The samples name quoters of this lookup; an Exim without it does not read them.
+READS_THE_SAMPLES = pytest.mark.exim("sqlite")
+
 
 def put(exim: Exim, envelope: Envelope, body: bytes) -> None:
     """A pair into the spool of an Exim that is not running."""
@@ -94,6 +97,7 @@ def left(envelope: Envelope) -> list[bytes]:
     return [recipient.address for recipient in envelope.recipients if not envelope.is_delivered(recipient)]
 
 
+@READS_THE_SAMPLES
 @pytest.mark.parametrize("is_converted", [False, True], ids=["body-as-it-was", "body-converted"])
 def test_exim_delivers_what_the_editor_wrote(start_exim: EximFactory, is_converted: bool) -> None:
     exim = start_exim(listen=False, routers="everything:\n  driver = accept\n  transport = inbox\n")
@@ -134,6 +138,7 @@ def test_exim_delivers_what_the_editor_wrote(start_exim: EximFactory, is_convert
         assert delivery.variables["acl_m_respool"] == r"edited\nhere"
 
 
+@READS_THE_SAMPLES
 def test_exim_reads_files_that_nobody_edited(start_exim: EximFactory) -> None:
     exim = start_exim(listen=False)
     samples = [sample for sample in load("spool-496") if "J" not in sample.entry["files"]]

@@ -83,6 +83,7 @@ def test_a_message_goes_through_the_queue_and_is_delivered(recipe: Path, start_e
     assert b"Authentication-Results: " in delivery.content
 
 
+@pytest.mark.exim("DANE")
 def test_exim_takes_the_files_as_includes(recipe: Path, tmp_path: Path) -> None:
     configuration = tmp_path / "exim.conf"
     configuration.write_text(

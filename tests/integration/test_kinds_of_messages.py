@@ -136,10 +136,9 @@ def test_dsn_parameters_reach_the_next_host(start_exim: EximFactory, smtp_sink: 
     assert message.recipients == (b"<b@remote.example> NOTIFY=FAILURE,DELAY ORCPT=rfc822;o@remote.example",)
 
 
+@pytest.mark.exim("I18N")
 def test_smtputf8(start_exim: EximFactory, smtp_sink: ScriptedSmtp) -> None:
     exim = start_exim(remote_port=smtp_sink.port)
-    if not exim.has("I18N"):
-        pytest.skip("this Exim is built without I18N")
     sidecar = Sidecar(exim, processors=HEADERS)
     message_id = exim.receive(
         BODY % b"utf8", sender="sénder@sender.example", recipients=["ü@remote.example"],

@@ -69,6 +69,7 @@ def test_a_named_queue(start_exim: EximFactory) -> None:
     assert ours == theirs
 
 
+@pytest.mark.exim("sqlite")
 def test_the_corpora(start_exim: EximFactory) -> None:
     """All that Exim 4.96 can read: old ages, delivered recipients, odd addresses, wire format."""
     exim = start_exim(listen=False)

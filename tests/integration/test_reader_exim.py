@@ -18,7 +18,8 @@ from .conftest import EximFactory
 from .exim import Exim
 from .exim_configuration import EXIM
 
-pytestmark = pytest.mark.exim
+#: The samples name quoters of this lookup, which an Exim without it does not read.
+pytestmark = pytest.mark.exim("sqlite")
 
 _FILES: Final = 240
 _PIECES: Final = (

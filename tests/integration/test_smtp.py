@@ -87,7 +87,7 @@ def _id(number: int) -> MessageId:
     return MessageId(f"1xV9Vo-0000z{number}-2c")
 
 
-@pytest.mark.exim
+@pytest.mark.exim("I18N")
 def test_exim_takes_it(exim: Exim, tmp_path: Path) -> None:
     setup = SmtpSetup(tmp_path, exim.port, source="queue")
     setup.write(

@@ -36,7 +36,7 @@ def expand(*texts: str) -> list[str]:
     return [line.removeprefix("> ") for line in result.stdout.splitlines()[: len(texts)]]
 
 
-@pytest.mark.exim
+@pytest.mark.exim("SRS")
 def test_exim_writes_what_we_write() -> None:
     senders = SENDERS + QUOTED
     theirs = expand(*(f"${{srs_encode{{{SECRET}}}{{{sender}}}{{fwd.example}}}}" for sender in senders))
@@ -44,7 +44,7 @@ def test_exim_writes_what_we_write() -> None:
     assert theirs == [codec.forward(sender.encode(), "fwd.example", time.time()).address.decode() for sender in senders]
 
 
-@pytest.mark.exim
+@pytest.mark.exim("SRS")
 def test_exim_reads_what_we_write() -> None:
     codec = EximSrs([SECRET.encode()])
     ours = [codec.forward(sender.encode(), "fwd.example", time.time()).address.decode() for sender in SENDERS]
@@ -57,7 +57,7 @@ def test_exim_reads_what_we_write() -> None:
     assert forged == "no"
 
 
-@pytest.mark.exim
+@pytest.mark.exim("SRS")
 def test_exim_and_we_agree_on_age_and_forgery() -> None:
     """The same addresses, good and bad, get the same answer from both."""
     now = time.time()
@@ -77,7 +77,7 @@ def test_exim_and_we_agree_on_age_and_forgery() -> None:
     assert ours == theirs
 
 
-@pytest.mark.exim
+@pytest.mark.exim("SRS")
 def test_live_forward_and_bounce(exim: Exim, smtp_sink: ScriptedSmtp) -> None:
     """A forwarded message leaves Exim with our sender; its bounce comes back to the first one."""
     secret = exim.directory / "srs.secret"

@@ -30,12 +30,17 @@ OTHER_SKIP: Final = "import pytest\ndef test_other(): pytest.skip('for a reason 
 PRESENT: Final = 'import pytest\n@pytest.mark.system("sh")\ndef test_present(): pass\n'
 
 
-def run(directory: Path, content: str, require: str = "") -> tuple[int, str]:
+FEATURE: Final = 'import pytest\n@pytest.mark.exim("{}", "sqlite")\ndef test_feature(): pass\n'
+
+
+def run(directory: Path, content: str, require: str = "", *, exim: str = "/none") -> tuple[int, str]:
     (directory / "tests").mkdir()
     shutil.copy(CONFTEST, directory / "tests" / "conftest.py")
     (directory / "tests" / "test_it.py").write_text(content)
-    (directory / "pytest.ini").write_text("[pytest]\nmarkers =\n    exim: x\n    suites: x\n    system(*names): x\n")
-    environment = {**os.environ, "RESPOOL_REQUIRE": require, "RESPOOL_SUITES": str(directory), "RESPOOL_EXIM": "/none"}
+    (directory / "pytest.ini").write_text(
+        "[pytest]\nmarkers =\n    exim(*features): x\n    suites: x\n    system(*names): x\n"
+    )
+    environment = {**os.environ, "RESPOOL_REQUIRE": require, "RESPOOL_SUITES": str(directory), "RESPOOL_EXIM": exim}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
     done = subprocess.run(
         command, check=False, cwd=directory, env=environment, capture_output=True, text=True, timeout=120
@@ -67,6 +72,18 @@ def test_with_everything_required_no_skip_passes(tmp_path: Path) -> None:
     status, output = run(tmp_path, OTHER_SKIP, "exim,suites")
     assert status == 1
     assert "nothing may be skipped" in output
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone may start a private Exim")
+def test_an_exim_without_a_feature(tmp_path: Path) -> None:
+    exim = tmp_path / "exim"
+    exim.write_text("#!/bin/sh\necho 'Support for: DANE DKIM'\necho 'Lookups (built-in): lsearch sqlite'\n")
+    exim.chmod(0o755)
+    for feature, said in (("DANE", "1 passed"), ("SRS", f"an Exim ({exim}) with SRS")):
+        (tmp_path / feature).mkdir()
+        status, output = run(tmp_path / feature, FEATURE.format(feature), exim=str(exim))
+        assert status == 0
+        assert said in output
 
 
 def test_what_is_there_runs(tmp_path: Path) -> None:
