@@ -77,7 +77,8 @@ def _insert(anchor: _Node, name: bytes) -> None:
         way.append(node)
         node = node.children[name > node.name]
     new = _Node(name)
-    way[-1].children[name > way[-1].name] = new
+    # Of equal names there are none, but for an empty one: it is right of the anchor, too.
+    way[-1].children[name >= way[-1].name] = new
     way.append(new)
     for passed in way[turning + 1 : -1]:
         passed.balance = 1 if name > passed.name else -1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 from hypothesis import given
@@ -60,7 +61,59 @@ def test_the_shape_is_that_of_exims_algorithm(names: str, expected: str) -> None
     assert lines(grow((), (name.encode() for name in names))) == expected
 
 
-@given(st.lists(st.binary(min_size=1, max_size=3), max_size=60))
+class Avl:
+    """A tree that is kept in balance by the heights of its subtrees: what algorithm A comes to, told otherwise."""
+
+    def __init__(self, name: str, left: Avl | None = None, right: Avl | None = None) -> None:
+        self.name, self.left, self.right = name, left, right
+
+    def __str__(self) -> str:
+        below = [f" {child}" for child in (self.left, self.right) if child is not None]
+        return f"{'NY'[self.left is not None]}{'NY'[self.right is not None]}{self.name}{''.join(below)}"
+
+
+def height(tree: Avl | None) -> int:
+    return 0 if tree is None else 1 + max(height(tree.left), height(tree.right))
+
+
+def with_name(tree: Avl | None, name: str) -> Avl:
+    if tree is None:
+        return Avl(name)
+    if name < tree.name:
+        return in_balance(Avl(tree.name, with_name(tree.left, name), tree.right))
+    return in_balance(Avl(tree.name, tree.left, with_name(tree.right, name)))
+
+
+def in_balance(tree: Avl) -> Avl:
+    left, right = tree.left, tree.right
+    if left is not None and height(left) > height(right) + 1:
+        if (inner := left.right) is not None and height(inner) > height(left.left):
+            left = Avl(inner.name, Avl(left.name, left.left, inner.left), inner.right)
+        return Avl(left.name, left.left, Avl(tree.name, left.right, right))
+    if right is not None and height(right) > height(left) + 1:
+        if (inner := right.left) is not None and height(inner) > height(right.right):
+            right = Avl(inner.name, inner.left, Avl(right.name, inner.right, right.right))
+        return Avl(right.name, Avl(tree.name, left, right.left), right.right)
+    return tree
+
+
+def test_whatever_the_order_the_shape_is_that_of_a_tree_balanced_by_heights() -> None:
+    chance = random.Random(1)
+    orders = [list(order) for order in itertools.permutations("abcdef")]
+    orders += [chance.sample("abcdefghijklmnopqrstuvwxyz", 26) for _ in range(300)]
+    for order in orders:
+        expected: Avl | None = None
+        for name in order:
+            expected = with_name(expected, name)
+        assert lines(grow((), (name.encode() for name in order))) == str(expected), order
+
+
+def test_an_empty_name_is_one_too() -> None:
+    assert lines(grow((), [b"", b"a"])) == "NY NNa"
+    assert lines(grow((TreeNode(has_left=False, has_right=False, name=b""),), [b"a", b"b"])) == "YYa NN NNb"
+
+
+@given(st.lists(st.binary(max_size=3), max_size=60))
 def test_any_names_in_any_order_give_a_tree_in_order_and_in_balance(names: list[bytes]) -> None:
     tree = grow((), names)
     assert in_order(tree)[0] == sorted(set(names))
