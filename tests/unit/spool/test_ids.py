@@ -107,6 +107,9 @@ def test_a_second_id_waits_for_the_next_tick(long: bool, tick: float, monkeypatc
         ("TOWXYC-00000000MLO-0WHL", int("TOWXYC", 36)),
         ("GJDGXR-000MLO-RS", 999_999_999),
         ("ZZZZZZ-000MLO-RS", 36**6 - 1),
+        # From here on, in base 62 it would be of 2242.
+        ("9NKUO8-000MLO-RS", int("9NKUO8", 36)),
+        ("9NKUO7-000MLO-RS", 2**33 - 1),
         # Base 62: of today, of the next century, and what no base 36 has.
         ("1xV9D2-0007Yr-05", 1795360228),
         ("9000AB-000MLO-RS", decode_base62("9000AB")),
