@@ -67,7 +67,7 @@ mutation: $(READY)
 # Branches taken by the tests that need no real peer, per room; nothing depends on the figures.
 coverage: $(READY)
 	$(BIN)/coverage erase
-	nice $(BIN)/coverage run -m pytest -q -n auto tests/unit tests/property tests/fault
+	nice $(BIN)/coverage run -m pytest -q -n $$((2 * $$(nproc))) --dist worksteal tests/unit tests/property tests/fault
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage json --quiet -o - | $(BIN)/python -m tests.campaign.coverage_by_room
 
