@@ -30,8 +30,8 @@ STAGING: Final = "out.tmp"
 PLAN: Final = "plan.json"
 STATUS: Final = "status.json"
 
-#: No descriptor: whatever is done relative to it fails.
-_LEFT: Final = -1
+#: No descriptor: whatever is done relative to it fails. (os.listdir(-1) does not: it lists the working directory.)
+_LEFT: Final = -2
 _OUTPUT_NAME: Final = re.compile(r"(0|[1-9][0-9]{0,5})(?:@([^/@]{1,64}))?-H")
 
 

@@ -119,7 +119,9 @@ def test_a_directory_that_moves_while_it_is_taken_is_left(
         return True
 
     monkeypatch.setattr("respool.requeue.job.lock_directory", lock_and_move)
+    before = len(os.listdir("/proc/self/fd"))
     assert Job.take(state, "work", job.claim) is None
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_the_message_lock_is_kept_until_it_is_given_back(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +165,34 @@ def test_close_leaves_no_descriptor_open(state: StateDirectory, job: Job) -> Non
     assert again.lock()
     again.close()
     assert len(os.listdir("/proc/self/fd")) == before
+    again.close()  # it has nothing any more that could be another's by now
+
+
+def test_a_copy_of_its_descriptor_keeps_nobody_out(state: StateDirectory, job: Job) -> None:
+    """A forked child's, for one."""
+    copy = os.dup(job.descriptor)
+    job.close()
+    again = Job.take(state, "work", job.claim)
+    assert again is not None
+    again.close()
+    os.close(copy)
+
+
+def test_what_is_left_is_not_touched_any_more(job: Job) -> None:
+    descriptor = job.descriptor
+    job.leave()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        job.names()
+    job.close()
+    os.close(descriptor)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_the_status_belongs_to_whom_the_directory_belongs(job: Job) -> None:
+    os.fchown(job.descriptor, 65534, 65533)
+    job.write_status(Status())
+    status = os.stat("status.json", dir_fd=job.descriptor)
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (65534, 65533, 0o640)
 
 
 def test_looking_leaves_no_descriptor_open(state: StateDirectory, job: Job) -> None:
