@@ -308,7 +308,7 @@ def test_keys_that_a_table_names(tmp_path: Path, use: str) -> None:
     assert summary.found.endswith(f"{all_of_them - 1} of {all_of_them} keys can be used; not compared with DNS")
 
 
-def test_a_key_table_with_too_many_keys_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_table_with_too_many_lines_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (
         'hostname = "mx"\nstate_directory = "/s"\n[source]\nkind = "directory"\ndirectory = "/a"\n[requeue]\nkind = "directory"\n'
         f'directory = "/b"\n[[processor]]\nuse = "arc-seal"\nconfig = {{ key_table = "lmdb;{tmp_path}/t.mdb" }}\n'
@@ -318,7 +318,7 @@ def test_a_key_table_with_too_many_keys_or_none(tmp_path: Path, monkeypatch: pyt
     assert list(check_keys(config)) == []  # no table there: others say so
     (tmp_path / "t").write_text("".join(f"{letter}: {letter}.example : s : {tmp_path}/none\n" for letter in "abc"))
     assert CliRunner().invoke(cli, ["table", "build", str(tmp_path / "t"), str(tmp_path / "t.mdb")]).exit_code == 0
-    monkeypatch.setattr(keys, "_MOST_KEYS", 2)
+    monkeypatch.setattr(keys, "_MOST_LINES", 2)
     *troubles, summary = check_keys(config)
     assert len(troubles) == 2
     assert "0 of 2 keys" in summary.found
