@@ -36,7 +36,7 @@ def project_files() -> Iterator[Path]:
         ]  # fmt: skip
         for name in files:
             path = Path(folder, name)
-            if not path.is_symlink() and name != ".git":
+            if not path.is_symlink() and name != ".git" and not name.startswith(".coverage"):
                 yield path
 
 
