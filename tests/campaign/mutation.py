@@ -95,13 +95,6 @@ PARTS: Final = {
             "tests/unit/processors/test_srs.py", "tests/unit/sidecar/test_difference.py",
         ),
     ),
-    "target": Part(
-        (
-            "requeue/hand_back.py", "requeue/target.py", "requeue/slots.py", "requeue/state.py", "requeue/orphans.py",
-            "requeue/hold.py",
-        ),
-        ("tests/unit/requeue/test_target.py", *_REQUEUE_TESTS),
-    ),
     "ledger": Part(
         ("requeue/ledger.py", "requeue/ledger_file.py"),
         ("tests/unit/requeue/test_ledger.py", "tests/unit/requeue/test_ledger_file.py", *_REQUEUE_TESTS),
