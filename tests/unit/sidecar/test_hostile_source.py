@@ -111,7 +111,7 @@ def test_a_half_that_was_set_aside_becomes_a_message_when_its_other_half_comes(s
     assert list(setup.export.iterdir()) == []
 
 
-@pytest.mark.parametrize("place", ["export", "state", "state/work"])
+@pytest.mark.parametrize("place", ["export", "state", "state/work", "spool"])
 def test_a_start_is_refused_where_others_can_write(setup: Setup, place: str) -> None:
     prepare(setup.config).close()
     (setup.root / place).chmod(0o777)
