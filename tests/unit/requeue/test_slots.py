@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from respool.errors import NotReadyError
-from respool.requeue import durable
+from respool.requeue import durable, slots
 from respool.requeue.claim import take
 from respool.requeue.hand_back import HandBack
 from respool.requeue.job import STAGING, Job
@@ -177,3 +177,45 @@ def test_at_the_end_none_is_left(house: House) -> None:
     house.requeue(house.take(IDS[0]))
     house.slots.close()
     assert house.kept() == []
+
+
+def test_the_end_leaves_no_descriptor_open(house: House) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    house.requeue(house.take(IDS[0]))
+    assert len(os.listdir("/proc/self/fd")) == before + 2
+    house.slots.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_so_many_are_kept_and_no_more(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "_MOST", 2)
+    jobs = [house.take(message_id) for message_id in IDS]
+    for count, job in enumerate(jobs, 1):
+        house.requeue(job)
+        assert len([name for name in house.kept() if name.startswith("gone.")]) == min(count, 2)
+
+
+def test_a_job_without_staging_has_nothing_to_keep(house: House) -> None:
+    job = house.take(IDS[0])
+    slots.forget(job, house.slots)
+    job.close()
+    assert house.kept() == []
+
+
+def test_one_that_can_t_be_renamed_is_left_to_the_sweep(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    house.requeue(house.take(IDS[0]))
+    # A forked child's.
+    copy = os.dup(house.slots._free[0].descriptor)
+
+    def fail(name: str, new_name: str, *, at: int, to: int) -> None:
+        raise OSError(5, "Input/output error", name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "rename", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            house.slots.take(house.state.next_claim(IDS[1]))
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    house.state.sweep_gone()
+    assert house.kept() == []
+    os.close(copy)
