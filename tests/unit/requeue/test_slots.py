@@ -193,6 +193,7 @@ def test_so_many_are_kept_and_no_more(house: House, monkeypatch: pytest.MonkeyPa
     for count, job in enumerate(jobs, 1):
         house.requeue(job)
         assert len([name for name in house.kept() if name.startswith("gone.")]) == min(count, 2)
+        assert len(house.slots._free) == min(count, 2)
 
 
 def test_a_job_without_staging_has_nothing_to_keep(house: House) -> None:
