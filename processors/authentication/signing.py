@@ -1,6 +1,6 @@
 """What DKIM and ARC signing share: which key signs which fields, and which names may stand in a signature.
 
-Diagnostics: check_names(), check_header_names() and parse_key_specification(s)() raise ConfigError.
+Diagnostics: ConfigError from the checks and from the parsers of key specifications.
 """
 
 from __future__ import annotations
